@@ -1,0 +1,556 @@
+"""One scheduler, one crew of workers, and the threads that wait for them.
+
+Whoever waits, drives: the thread that wants a result sleeps in the crew's `wait`, hands what happened to the
+scheduler, and carries out what that answers. One thread at a time does so; other threads that wait sleep
+on a condition, and one of them takes over when the driver has what it wanted. A service thread drives
+where nobody waits (results of `apply_async` that have a callback, the next results of an iterator); it
+leaves a caller a moment to come by himself, because each hand-over between threads costs more than a
+small task.
+
+Rules:
+
+1. All state is under one lock. User code (inputs, callbacks, progress, `repr` of an item) never runs
+   under it.
+2. The outcomes of one call are handed out by one thread at a time, in the order in which they came.
+3. `Call.done` is set after the last outcome of the call was handed out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import reprlib
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import util
+from typing import Any, Protocol
+
+from . import tracebacks
+from .engines import Crew, Setup, Style, Work
+from .errors import ClosedError
+from .options import WorkerSettings
+from .scheduler import (
+    Broken,
+    Cancel,
+    Command,
+    Consumed,
+    Deliver,
+    Draw,
+    Event,
+    Finish,
+    InputFailed,
+    ItemsReady,
+    JobSpec,
+    Kill,
+    Measure,
+    Observe,
+    Revoke,
+    RunChunk,
+    Scheduler,
+    StartWorker,
+    StopWorker,
+    Tick,
+)
+
+#: How long the service thread leaves it to a caller to come and drive, in seconds.
+PATIENCE = 0.001
+#: So many moments without work, and the service thread goes to sleep for good.
+_MOMENTS = 20
+#: An input that is slower than this hands over what it has, in seconds.
+_DRAW_SECONDS = 0.01
+#: What is left of workers this long after they were to be killed is given up, in seconds.
+_END_SECONDS = 10.0
+
+
+class Sink(Protocol):
+    """Where the outcomes of a call go. Called without the driver's lock; must not raise."""
+
+    def deliver(self, outcomes: Deliver) -> None:
+        """Take final outcomes."""
+
+    def finish(self, exception: BaseException | None) -> None:
+        """There will be no more; `exception` ended the call early."""
+
+
+class Call:
+    """One call on its way."""
+
+    def __init__(
+        self, lock: threading.Lock, work: Work, sink: Sink, source: Iterator[Any] | None
+    ) -> None:
+        self.id = 0
+        self.work = work
+        self.sink = sink
+        self.source = source
+        self.size = len(work.sequence) if work.sequence is not None else None
+        self.drawn = 0
+        self.wanted = 0  # items that the scheduler asks for
+        self.news = threading.Condition(lock)
+        self.waiting = 0  # threads that sleep on `news`
+        self.pending: list[Deliver | Finish] = []
+        self.delivering = False
+        self.done = False
+
+
+class Driver:
+    """Runs calls on the workers that `settings` describe."""
+
+    def __init__(self, settings: WorkerSettings, function: Callable[..., Any] | None = None) -> None:
+        setup = Setup(
+            initializer=settings.initializer,
+            initargs=settings.initargs,
+            start_method=settings.start_method,
+            function=function,
+        )
+        self._crew: Crew = settings.engine.open(setup)
+        self._scheduler = Scheduler(
+            settings.max_workers,
+            max_tasks_per_child=settings.max_tasks_per_child,
+            memory_limit=settings.memory_limit,
+        )
+        self.max_workers = settings.max_workers
+        self._lock = threading.Lock()
+        self._calls: dict[int, Call] = {}
+        self._outgoing: deque[Call] = deque()
+        self._driving: int | None = None  # the thread that does
+        self._sleeps_until: float | None = None
+        self._waiting: dict[Call, None] = {}  # calls that threads wait for without driving
+        self._service: threading.Thread | None = None
+        self._service_news = threading.Condition(self._lock)
+        self._service_sleeps = False
+        self._ended = threading.Condition(self._lock)
+        self._closed = False
+        self._owner = os.getpid()
+        _live.add(self)
+        _end_all_at_exit()
+
+    @property
+    def counters(self) -> Any:
+        """The scheduler's counters."""
+        return self._scheduler.counters
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are."""
+        return self._scheduler.workers
+
+    # Calls
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        style: Style,
+        items: Sequence[Any] | Iterator[Any],
+        spec: JobSpec,
+        sink: Sink,
+    ) -> Call:
+        """Begin a call. An iterator is drawn by who waits for the call, or by `feed`."""
+        self._check_owner()
+        is_sequence = isinstance(items, (list, tuple, range))
+        sequence = items if is_sequence else None
+        source = None if is_sequence else iter(items)
+        call = Call(self._lock, Work(function, style, sequence), sink, source)
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the pool is closed")
+            call.id = self._scheduler.submit(spec, time.monotonic())
+            self._calls[call.id] = call
+            self._crew.register(call.id, call.work)
+            self._carry_out()
+            self._hand_out()
+            self._notice()
+        return call
+
+    def prestart(self) -> None:
+        """Start all workers now."""
+        with self._lock:
+            self._scheduler.prestart(self.max_workers, time.monotonic())
+            self._carry_out()
+
+    def wait(
+        self, call: Call, timeout: float | None = None, ready: Callable[[], bool] | None = None
+    ) -> bool:
+        """Wait until `call` is done, or `ready`; False where `timeout` seconds pass before."""
+        self._check_owner()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            try:
+                while not (call.done or (ready is not None and ready())):
+                    if call.wanted and call.source is not None and ready is None:
+                        self._draw(call)
+                    elif not self._turn_or_sleep(call, deadline):
+                        return False
+            finally:
+                self._pass_on()
+        return True
+
+    def feed(self, call: Call) -> None:
+        """Draw the input of a call as it is wanted, until that ends: the work of a feeder thread."""
+        with self._lock:
+            while not call.done and call.source is not None:
+                if call.wanted:
+                    self._draw(call)
+                else:
+                    call.waiting += 1
+                    try:
+                        call.news.wait()
+                    finally:
+                        call.waiting -= 1
+
+    def cancel(self, call: Call, exception: BaseException | None = None) -> None:
+        """End a call and what runs of it; returns at once."""
+        self._tell(Cancel(call.id, exception))
+
+    def consumed(self, call: Call, count: int) -> None:
+        """The caller took results of a streaming call."""
+        self._tell(Consumed(call.id, count))
+
+    def _tell(self, event: Event) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._scheduler.handle(event, time.monotonic())
+            self._carry_out()
+            self._hand_out()
+            self._notice()
+
+    # Driving
+
+    def _turn_or_sleep(self, call: Call, deadline: float | None) -> bool:
+        """Drive one turn, or let another thread drive; False where the deadline has passed."""
+        if self._closed and not call.done:
+            raise ClosedError("the pool was ended while this call was under way")
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        if self._driving is None:
+            self._turn(deadline)
+            return True
+        self._waiting[call] = None
+        call.waiting += 1
+        try:
+            call.news.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        finally:
+            call.waiting -= 1
+            if not call.waiting:
+                self._waiting.pop(call, None)
+        return True
+
+    def _turn(self, deadline: float | None) -> None:
+        """Sleep until something happens, and see to it."""
+        wake_at = self._scheduler.wake_at()
+        if wake_at is not None and (deadline is None or wake_at < deadline):
+            deadline = wake_at
+        self._driving = threading.get_ident()
+        self._sleeps_until = deadline
+        try:
+            timeout = None if deadline is None else deadline - time.monotonic()
+            self._lock.release()
+            try:
+                happened = self._crew.wait(timeout)
+            finally:
+                self._lock.acquire()
+            self._take_in(self._crew.collect(happened))
+        finally:
+            self._driving = None
+        self._hand_out()
+
+    def _take_in(self, events: list[Event]) -> None:
+        now = time.monotonic()
+        for event in events:
+            self._scheduler.handle(event, now)
+        if not events:
+            self._scheduler.handle(Tick(), now)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        """Do what the scheduler says, until it has no more to say."""
+        while True:
+            commands = self._scheduler.commands()
+            for command in commands:
+                _carry[type(command)](self, command)
+            events = self._crew.collect(())
+            now = time.monotonic()
+            for event in events:
+                self._scheduler.handle(event, now)
+            if not commands and not events:
+                return
+
+    def _answer(self, event: Event) -> None:
+        self._scheduler.handle(event, time.monotonic())
+
+    def _begin_draw(self, command: Draw) -> None:
+        call = self._calls[command.job]
+        if call.size is not None:
+            count = min(command.count, call.size - call.drawn)
+            call.drawn += count
+            self._answer(ItemsReady(call.id, count, call.drawn >= call.size))
+            return
+        call.wanted = command.count
+        call.news.notify_all()
+
+    def _queue(self, command: Deliver | Finish) -> None:
+        call = self._calls[command.job]
+        if not call.pending:
+            self._outgoing.append(call)
+        call.pending.append(command)
+        if isinstance(command, Finish):
+            del self._calls[command.job]
+            self._crew.forget(command.job)
+
+    def _hand_out(self) -> None:
+        """Give outcomes to those who asked for them, without the lock."""
+        while self._outgoing:
+            call = self._outgoing.popleft()
+            if call.delivering:
+                continue  # rule 2: the thread that is at it will see them
+            call.delivering = True
+            try:
+                while call.pending:
+                    batch, call.pending = call.pending, []
+                    self._lock.release()
+                    try:
+                        for command in batch:
+                            self._hand_over(call, command)
+                    finally:
+                        self._lock.acquire()
+                    call.done = isinstance(batch[-1], Finish)
+                    if call.waiting:
+                        call.news.notify_all()
+            finally:
+                call.delivering = False
+
+    @staticmethod
+    def _hand_over(call: Call, command: Deliver | Finish) -> None:
+        if isinstance(command, Finish):
+            call.sink.finish(command.exception)
+            return
+        if command.failures:
+            for offset, exception in command.failures.items():
+                _name_item(call, command.start + offset, exception)
+        call.sink.deliver(command)
+        drawn = call.work.drawn
+        if drawn:
+            for index in range(command.start, command.start + len(command.values)):
+                drawn.pop(index, None)
+
+    def _notice(self) -> None:
+        """Something changed while another thread may be asleep in `wait`, or nobody drives."""
+        if self._driving is not None:
+            wake_at = self._scheduler.wake_at()
+            asleep = self._sleeps_until
+            if wake_at is not None and (asleep is None or wake_at < asleep):
+                self._crew.wake()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Nobody drives any more: let one who waits do it, or the service thread."""
+        if self._driving is not None:
+            return
+        if self._waiting:
+            next(iter(self._waiting)).news.notify_all()
+        elif self._service_sleeps and self._scheduler.jobs:
+            self._service_news.notify_all()
+
+    # Inputs
+
+    def _draw(self, call: Call) -> None:
+        """Draw as many items as are wanted; called under the lock, which is let go meanwhile."""
+        wanted, call.wanted = call.wanted, 0
+        source = call.source
+        assert source is not None
+        items: list[Any] = []
+        error: BaseException | None = None
+        exhausted = False
+        self._lock.release()
+        try:
+            exhausted = _take(source, wanted, items)
+        except Exception as raised:
+            error = raised
+        finally:
+            self._lock.acquire()
+        call.work.drawn.update(zip(range(call.drawn, call.drawn + len(items)), items, strict=True))
+        call.drawn += len(items)
+        if exhausted or error is not None:
+            call.source = None
+        now = time.monotonic()
+        if items or exhausted:
+            self._scheduler.handle(ItemsReady(call.id, len(items), exhausted), now)
+        if error is not None:
+            self._scheduler.handle(InputFailed(call.id, error), now)
+        self._carry_out()
+        self._hand_out()
+        self._notice()
+
+    # The service thread
+
+    def serve(self) -> None:
+        """From now on calls go on also where nobody waits for them."""
+        with self._lock:
+            if self._service is None and not self._closed:
+                self._service = threading.Thread(
+                    target=self._serve, name="parallelkit-service", daemon=True
+                )
+                self._service.start()
+            elif self._service_sleeps:
+                self._service_news.notify_all()
+
+    def _serve(self) -> None:
+        with self._lock:
+            idle = 0
+            while not self._closed:
+                if self._driving is not None or not self._scheduler.jobs:
+                    idle += 1
+                    self._nap(None if idle > _MOMENTS else PATIENCE)
+                    continue
+                idle = 0
+                self._nap(PATIENCE)
+                while self._driving is None and self._scheduler.jobs and not self._closed:
+                    self._turn(None)
+                self._pass_on()
+
+    def _nap(self, timeout: float | None) -> None:
+        self._service_sleeps = timeout is None
+        try:
+            self._service_news.wait(timeout)
+        finally:
+            self._service_sleeps = False
+
+    # The end
+
+    def lift_bounds(self) -> None:
+        """Nobody may come any more to take results: finish the work all the same."""
+        with self._lock:
+            if not self._closed:
+                self._scheduler.lift_bounds(time.monotonic())
+                self._carry_out()
+                self._notice()
+
+    def shut_down(self, timeout: float | None = None) -> bool:
+        """Let all work finish, then all workers end; False where `timeout` passes before."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            if not self._drive_until(lambda: not self._scheduler.jobs, deadline):
+                return False
+            self._scheduler.stop_workers(time.monotonic())
+            self._carry_out()
+            if not self._drive_until(lambda: not self._scheduler.workers, deadline):
+                return False
+            self._close()
+        self._join_service()
+        return True
+
+    def terminate(self) -> None:
+        """End all work and all workers now, by force where needed."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            if not self._closed:
+                now = time.monotonic()
+                self._scheduler.end_all(ClosedError("the pool was terminated"), now)
+                self._scheduler.kill_workers(now)
+                self._carry_out()
+                self._hand_out()
+                self._crew.wake()
+                self._drive_until(lambda: not self._scheduler.workers, now + _END_SECONDS)
+                self._close()
+        self._join_service()
+
+    def _drive_until(self, reached: Callable[[], bool], deadline: float | None) -> bool:
+        while not reached() and not self._closed:
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            if self._driving is None:
+                self._turn(deadline)
+            else:
+                # Another thread drives: look again when it has done something.
+                self._ended.wait(PATIENCE)
+        return True
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._crew.close()
+            self._service_news.notify_all()
+            for call in [*self._calls.values(), *self._waiting]:
+                call.news.notify_all()
+
+    def _join_service(self) -> None:
+        service = self._service
+        if service is not None and service is not threading.current_thread():
+            with contextlib.suppress(RuntimeError):
+                service.join()
+
+    def abandon(self) -> None:
+        """Kill what there is, without asking: the interpreter is about to end, or the owner forgot us."""
+        if os.getpid() == self._owner and not self._closed:
+            self._closed = True
+            self._crew.wake()
+            self._crew.close()
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise ClosedError(
+                f"this pool belongs to process {self._owner}: a forked child cannot use it; "
+                "make a pool in the child"
+            )
+
+
+_carry: dict[type[Command], Callable[[Driver, Any], None]] = {
+    StartWorker: lambda driver, command: driver._crew.start(command.worker),
+    StopWorker: lambda driver, command: driver._crew.stop(command.worker),
+    RunChunk: lambda driver, command: driver._crew.run(command.worker, command.chunk),
+    Kill: lambda driver, command: driver._crew.kill(command.worker, force=command.force),
+    Observe: lambda driver, command: driver._answer(driver._crew.observe(command.worker)),
+    Revoke: lambda driver, command: driver._answer(driver._crew.revoke(command.worker)),
+    Measure: lambda driver, command: driver._answer(driver._crew.measure(command.worker)),
+    Draw: Driver._begin_draw,
+    Deliver: Driver._queue,
+    Finish: Driver._queue,
+    Broken: lambda driver, command: None,
+}
+
+
+def _take(source: Iterator[Any], most: int, items: list[Any]) -> bool:
+    """Draw up to `most` items into `items`; True where there are no more."""
+    begin = time.monotonic()
+    for item in itertools.islice(source, most):
+        items.append(item)
+        if len(items) & 63 == 0 and time.monotonic() - begin > _DRAW_SECONDS:
+            return False
+        if len(items) < 64 and time.monotonic() - begin > _DRAW_SECONDS:
+            return False
+    return len(items) < most
+
+
+def _name_item(call: Call, index: int, exception: BaseException) -> None:
+    """Add the note that says which item an exception is about."""
+    try:
+        item = reprlib.repr(call.work.item(index))
+    except Exception as error:
+        item = f"(its repr raised {type(error).__name__})"
+    if call.work.style is Style.APPLY:
+        name = getattr(call.work.function, "__qualname__", None) or repr(call.work.function)
+        tracebacks.add_note(exception, f"parallelkit: in the call of {name}")
+    else:
+        tracebacks.add_note(exception, f"parallelkit: item {index}: {item}")
+
+
+_live: weakref.WeakSet[Driver] = weakref.WeakSet()
+_registered_in = 0
+
+
+def _end_all_at_exit() -> None:
+    # multiprocessing runs these before it waits for its processes, in the main process and in workers.
+    global _registered_in
+    if _registered_in != os.getpid():
+        _registered_in = os.getpid()
+        util.Finalize(None, _abandon_all, exitpriority=100)
+
+
+def _abandon_all() -> None:
+    for driver in list(_live):
+        driver.abandon()

@@ -1,0 +1,132 @@
+"""What an engine is: it starts workers, carries chunks to them and outcomes back, and kills.
+
+An `Engine` is a description and holds nothing; `open` makes a `Crew`, the workers of one pool. The
+driver calls a crew under its lock, but for `wait`, which it calls without, as that is where time passes.
+A crew decides nothing: what it is told comes from the scheduler's commands, what it tells are the
+scheduler's events.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from ..scheduler import Chunk, Event
+
+
+class Style(enum.IntEnum):
+    """How a function is called with an item."""
+
+    CALL = 0  # function(item)
+    STAR = 1  # function(*item)
+    APPLY = 2  # function(*item[0], **item[1])
+
+
+def caller(function: Callable[..., Any], style: Style) -> Callable[[Any], Any]:
+    """A callable of one item.
+
+    >>> caller(pow, Style.STAR)((2, 3))
+    8
+    >>> caller(int, Style.APPLY)((("11",), {"base": 2}))
+    3
+    """
+    if style is Style.STAR:
+        return lambda item: function(*item)
+    if style is Style.APPLY:
+        return lambda item: function(*item[0], **item[1])
+    return function
+
+
+@dataclass(slots=True)
+class Work:
+    """The function of one call, and those of its items that are not done yet."""
+
+    function: Callable[..., Any]
+    style: Style
+    sequence: Sequence[Any] | None = None
+    drawn: dict[int, Any] = field(default_factory=dict)
+
+    def items(self, start: int, stop: int) -> list[Any]:
+        """Items `start` to `stop` (exclusive)."""
+        if self.sequence is not None:
+            return list(self.sequence[start:stop])
+        drawn = self.drawn
+        return [drawn[index] for index in range(start, stop)]
+
+    def item(self, index: int) -> Any:
+        """One item."""
+        return self.drawn[index] if self.sequence is None else self.sequence[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the workers of a pool are to be like.
+
+    `start_method` is one of multiprocessing's names, or None where nobody chose; `function` is the
+    one that will be run, where it is known before the workers start.
+    """
+
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    start_method: str | None = None
+    function: Callable[..., Any] | None = None
+    name: str = "parallelkit"
+
+
+class Crew(Protocol):
+    """The workers of one pool."""
+
+    def register(self, job: int, work: Work) -> None:
+        """A call begins; its chunks come with `run`."""
+
+    def forget(self, job: int) -> None:
+        """A call is over."""
+
+    def start(self, worker: int) -> None:
+        """Begin to start a worker; it may be given chunks from now on."""
+
+    def run(self, worker: int, chunk: Chunk) -> None:
+        """Hand a chunk to a worker; never blocks."""
+
+    def observe(self, worker: int) -> Event:
+        """Tell where a worker is, as `Observed`."""
+
+    def revoke(self, worker: int) -> Event:
+        """Take back what a worker has not started, as far as it was handed to it until now: `Revoked`."""
+
+    def measure(self, worker: int) -> Event:
+        """Tell what memory a worker holds, as `Measured`."""
+
+    def stop(self, worker: int) -> None:
+        """Let a worker that holds nothing end by itself."""
+
+    def kill(self, worker: int, *, force: bool) -> None:
+        """End a worker and all that it started, politely or by force; never blocks."""
+
+    def wait(self, timeout: float | None) -> Any:
+        """Sleep until something happened, `wake` was called, or `timeout` seconds have passed.
+
+        Called without the driver's lock and by one thread at a time.
+        """
+
+    def collect(self, happened: Any) -> list[Event]:
+        """What happened, from what `wait` returned; and what the calls above noticed."""
+
+    def wake(self) -> None:
+        """End a `wait` in another thread."""
+
+    def close(self) -> None:
+        """Let go of everything; all workers have ended by now, or are ended at once."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A way to run workers; `most_workers` is how many it can make use of, None: any number."""
+
+    name: str
+    most_workers: int | None
+
+    def open(self, setup: Setup) -> Crew:
+        """Make a crew that has no worker yet. Raises what is wrong with `setup`."""

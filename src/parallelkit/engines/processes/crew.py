@@ -1,0 +1,437 @@
+"""The parent's side: channels, exit notices, and what is to be read out of them.
+
+Nothing here decides; see the scheduler for what is sent to whom, and README.md in this folder for the
+rules that the two sides keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import selectors
+import signal
+import socket
+import struct
+from collections.abc import Iterable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from ... import guardian, resources, serialization, termination, tracebacks
+from ...scheduler import (
+    Chunk,
+    Death,
+    Event,
+    JobFailed,
+    Measured,
+    Observed,
+    Results,
+    Revoked,
+    Sent,
+    StartFailed,
+    StoppedShort,
+    Unreadable,
+    WorkerDied,
+    WorkerReady,
+)
+from ..base import Setup, Work
+from . import protocol as p
+from . import starting
+from .page import StatusPage
+from .transport import Frame, Outbox, Part, Receiver, pack, size_of
+from .worker import Boot, main
+
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_names = itertools.count(1)
+#: How long to wait for the exit code of a worker that is known to be dead, in seconds.
+_REAP_SECONDS = 1.0
+#: What a chunk's items take is told to the scheduler from this size on, in bytes.
+_NOTEWORTHY = 1 << 16
+
+
+class _Member:
+    """One worker as its parent sees it."""
+
+    def __init__(self, number: int, sock: socket.socket, page: StatusPage) -> None:
+        self.number = number
+        self.socket = sock
+        self.page = page
+        self.receiver = Receiver(sock)
+        self.outbox = Outbox(sock)
+        self.defined: set[int] = set()
+        self.inherited: frozenset[int] = frozenset()
+        self.last_chunk = 0
+        self.baseline = 0  # bytes that a forked worker shares with its parent
+        self.descendants: list[int] = []  # as seen when it was told to end
+        self.writing = False
+        self.init_error: BaseException | None = None
+        self.process: BaseProcess
+        self.pid = 0
+        self.exit_notice = -1  # a pidfd, or multiprocessing's sentinel
+        self.owns_notice = False
+
+
+class ProcessCrew:
+    """Workers that are processes."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._context = starting.choose(setup.start_method, setup.function)
+        self._forks = self._context.get_start_method() == "fork"
+        self._pickled: bytes | None = None
+        if not self._forks and setup.initializer is not None:
+            self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
+        if self._context.get_start_method() == "forkserver":
+            starting.preload(self._context)
+        self._owner = os.getpid()
+        self._members: dict[int, _Member] = {}
+        self._works: dict[int, Work] = {}
+        self._pickles: dict[int, tuple[bytes, list[pickle.PickleBuffer]]] = {}
+        self._events: list[Event] = []
+        with starting.lock:
+            self._selector = selectors.DefaultSelector()
+            self._waker, self._woken = socket.socketpair()
+            starting.remember(self._waker)
+            starting.remember(self._woken)
+            starting.remember(self._selector)
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, _READ, None)
+
+    @property
+    def start_method(self) -> str:
+        """The start method in use."""
+        return self._context.get_start_method()
+
+    # Calls
+
+    def register(self, job: int, work: Work) -> None:
+        self._works[job] = work
+
+    def forget(self, job: int) -> None:
+        self._works.pop(job, None)
+        self._pickles.pop(job, None)
+        for member in self._members.values():
+            if job in member.defined:
+                member.defined.remove(job)
+                self._send(member, pack(p.FORGET, job))
+
+    # Beginning and end of workers
+
+    def start(self, worker: int) -> None:
+        with starting.lock:
+            try:
+                self._start(worker)
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    raise
+                self._events.append(StartFailed(worker, error))
+
+    def _start(self, worker: int) -> None:
+        with contextlib.ExitStack() as undo:
+            mine, theirs = socket.socketpair()
+            undo.callback(theirs.close)
+            undo.callback(mine.close)
+            page = StatusPage()
+            undo.callback(page.close)
+            starting.remember(mine)
+            member = _Member(worker, mine, page)
+            say_ready = not self._forks or self._setup.initializer is not None
+            boot = Boot(say_ready, pickled=self._pickled)
+            if self._forks:
+                boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
+                boot.works = {k: w for k, w in self._works.items() if w.sequence is not None}
+                member.inherited = frozenset(boot.works)
+            name = f"{self._setup.name}-{next(_names)}"
+            member.process = starting.launch(self._context, main, (theirs, page, boot), name)
+            member.pid = member.process.pid or 0
+            undo.pop_all()
+        theirs.close()
+        page.close_file()
+        mine.setblocking(False)
+        if self._forks:
+            with contextlib.suppress(OSError):
+                os.setpgid(member.pid, member.pid)  # whoever is first, parent or child
+            member.baseline = resources.resident_set(os.getpid())
+        self._watch(member)
+        self._members[worker] = member
+        if not say_ready:
+            self._events.append(WorkerReady(worker))
+
+    def _watch(self, member: _Member) -> None:
+        guardian.watch(member.pid)
+        try:
+            member.exit_notice = os.pidfd_open(member.pid)
+            member.owns_notice = True
+        except (AttributeError, OSError):
+            # No pidfd here, or a worker that is dead and reaped already: then this is readable, too.
+            member.exit_notice = member.process.sentinel
+        self._selector.register(member.exit_notice, _READ, (member, True))
+        self._selector.register(member.socket, _READ, (member, False))
+
+    def stop(self, worker: int) -> None:
+        member = self._members[worker]
+        member.descendants = resources.descendants(member.pid)
+        self._send(member, pack(p.STOP))
+
+    def kill(self, worker: int, *, force: bool) -> None:
+        member = self._members.get(worker)
+        if member is None:
+            return
+        signum = signal.SIGKILL if force else signal.SIGTERM
+        seen = termination.signal_tree(member.pid, signum, member.descendants)
+        member.descendants = sorted({*member.descendants, *seen})
+
+    # Chunks
+
+    def run(self, worker: int, chunk: Chunk) -> None:
+        member = self._members.get(worker)
+        work = self._works.get(chunk.job)
+        if member is None or work is None:
+            return
+        member.last_chunk = chunk.id
+        parts: list[Part] = []
+        eager = p.EAGER if chunk.eager else 0
+        if chunk.job in member.inherited:
+            span = struct.pack("<QQ", chunk.start, chunk.stop)
+            parts = pack(p.RANGE | eager, chunk.id, chunk.job, span)
+        else:
+            if chunk.job not in member.defined:
+                try:
+                    parts += self._definition(chunk.job, work)
+                except Exception as error:
+                    self._events.append(JobFailed(chunk.job, error))
+                    self._events.append(StoppedShort(worker, chunk.id, 0))
+                    return
+                member.defined.add(chunk.job)
+            items = work.items(chunk.start, chunk.stop)
+            parts += _pack_items(chunk, items, eager)
+            size = size_of(parts)
+            if size > _NOTEWORTHY:
+                self._events.append(Sent(chunk.job, len(chunk), size))
+            elif len(parts) > 1:
+                parts = [b"".join(parts)]
+        self._send(member, parts)
+
+    def _definition(self, job: int, work: Work) -> list[Part]:
+        known = self._pickles.get(job)
+        if known is None:
+            buffers: list[pickle.PickleBuffer] = []
+            try:
+                data = serialization.dumps(work.function, buffers)
+            except BaseException as error:
+                raise serialization.error("function", work.function, error) from error
+            known = self._pickles[job] = data, buffers
+        data, buffers = known
+        return pack(p.DEFINE, job, work.style, data, [buffer.raw() for buffer in buffers])
+
+    def _send(self, member: _Member, parts: list[Part]) -> None:
+        try:
+            member.outbox.send(parts)
+        except OSError:
+            member.outbox.clear()  # it is dead, which its exit notice tells
+        self._want_to_write(member)
+
+    def _want_to_write(self, member: _Member) -> None:
+        writing = bool(member.outbox)
+        if writing != member.writing:
+            member.writing = writing
+            flags = _READ | _WRITE if writing else _READ
+            self._selector.modify(member.socket, flags, (member, False))
+
+    # Questions
+
+    def observe(self, worker: int) -> Event:
+        member = self._members.get(worker)
+        return Observed(worker, member.page.place() if member else None)
+
+    def revoke(self, worker: int) -> Event:
+        member = self._members.get(worker)
+        return Revoked(worker, member.page.revoke(member.last_chunk) if member else None)
+
+    def measure(self, worker: int) -> Event:
+        member = self._members.get(worker)
+        if member is None:
+            return Measured(worker, 0)
+        return Measured(worker, resources.tree_resident_set(member.pid) - member.baseline)
+
+    # What happens
+
+    def wait(self, timeout: float | None) -> Any:
+        if self._events:
+            timeout = 0
+        elif timeout is not None:
+            timeout = max(0.0, timeout)
+        return self._selector.select(timeout)
+
+    def collect(self, happened: Any) -> list[Event]:
+        dead: list[_Member] = []
+        for key, mask in happened:
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    while self._woken.recv(4096):
+                        pass
+                continue
+            member, is_exit = key.data
+            if self._members.get(member.number) is not member:
+                continue
+            if is_exit:
+                dead.append(member)
+                continue
+            if mask & _WRITE:
+                self._send(member, [])
+            if mask & _READ:
+                self._read(member)
+        for member in dead:
+            self._bury(member)
+        events, self._events = self._events, []
+        return events
+
+    def _read(self, member: _Member) -> bool:
+        """Take in what one recv brings; False where there is no more for now."""
+        try:
+            frames = member.receiver.read()
+        except BlockingIOError:
+            return False
+        except (EOFError, OSError):
+            # The worker closed its end; its exit notice follows.
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(member.socket)
+            return False
+        for frame in frames:
+            self._take_frame(member, frame)
+        return True
+
+    def _take_frame(self, member: _Member, frame: Frame) -> None:
+        worker, kind = member.number, frame.kind
+        if kind == p.RESULTS:
+            pieces, seconds = pickle.loads(frame.body)
+            values, failures = _read_pieces(pieces, frame.buffers)
+            self._events.append(Results(worker, frame.a, frame.b, values, failures, seconds))
+        elif kind == p.SHORT:
+            self._events.append(StoppedShort(worker, frame.a, frame.b))
+        elif kind == p.UNREADABLE:
+            self._events.append(Unreadable(worker, frame.a))
+        elif kind == p.READY:
+            self._events.append(WorkerReady(worker))
+        elif kind == p.INIT_ERROR:
+            member.init_error = tracebacks.loads(bytes(frame.body))
+        elif kind == p.NO_FUNCTION:
+            self._events.append(JobFailed(frame.a, tracebacks.loads(bytes(frame.body))))
+
+    def _bury(self, member: _Member) -> None:
+        """A worker is dead: take in what it left, end what it started, tell how it ended."""
+        while self._read(member):
+            pass
+        chunk, first, entries = member.page.recover()
+        if entries:
+            pieces = [None if e is None else (e[1],) if e[0] else e[1] for e in entries]
+            values, failures = _read_pieces(pieces, ())
+            self._events.append(Results(member.number, chunk, first, values, failures, 0.0))
+        place = member.page.place()
+        member.process.join(_REAP_SECONDS)
+        code = member.process.exitcode
+        termination.kill_group(member.pid)
+        for pid in member.descendants:
+            termination.signal_tree(pid, signal.SIGKILL)
+        self._let_go(member)
+        if member.init_error is not None:
+            self._events.append(StartFailed(member.number, member.init_error))
+            return
+        signum = -code if code is not None and code < 0 else None
+        death = Death(member.pid, code, signum, place)
+        self._events.append(WorkerDied(member.number, death))
+
+    def _let_go(self, member: _Member) -> None:
+        guardian.release(member.pid)
+        for descriptor in (member.exit_notice, member.socket):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(descriptor)
+        if member.owns_notice:
+            os.close(member.exit_notice)
+        member.socket.close()
+        member.page.close()
+        with contextlib.suppress(ValueError):
+            member.process.close()
+        del self._members[member.number]
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
+
+    def close(self) -> None:
+        if os.getpid() != self._owner:
+            return  # a forked child inherits the object, not the workers
+        for member in list(self._members.values()):
+            termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
+            member.process.join(_REAP_SECONDS)
+            termination.kill_group(member.pid)
+            self._let_go(member)
+        self._selector.close()
+        self._waker.close()
+        self._woken.close()
+
+
+def _pack_items(chunk: Chunk, items: list[Any], eager: int) -> list[Part]:
+    if not chunk.piecewise:
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            data = serialization.dumps(items, buffers)
+            raw = [buffer.raw() for buffer in buffers]
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            pass  # one of them cannot be pickled: the others can, one by one
+        else:
+            return pack(p.BATCH | eager, chunk.id, chunk.job, data, raw)
+    pieces: list[p.ItemPiece] = []
+    large: list[memoryview] = []
+    for index, item in enumerate(items, chunk.start):
+        piece, views = _item_piece(index, item)
+        pieces.append(piece)
+        large += views
+    return pack(p.PIECES | eager, chunk.id, chunk.job, pickle.dumps(pieces, 5), large)
+
+
+def _item_piece(index: int, item: object) -> tuple[p.ItemPiece, list[memoryview]]:
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = serialization.dumps(item, buffers)
+        return (data, len(buffers)), [buffer.raw() for buffer in buffers]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        failure = serialization.error("item", item, error, index=index)
+        return (None, tracebacks.dumps(failure)), []
+
+
+def _read_pieces(
+    pieces: Iterable[p.ResultPiece], buffers: Iterable[bytearray]
+) -> tuple[list[Any], dict[int, BaseException] | None]:
+    """The values of results, and the exceptions of those that failed, by their place in the list."""
+    following = iter(buffers)
+    values: list[Any] = []
+    failures: dict[int, BaseException] | None = None
+    loads = pickle.loads
+    for piece in pieces:
+        if piece is None:
+            values.append(None)
+            continue
+        failure: BaseException
+        try:
+            if type(piece) is bytes:
+                values.append(loads(piece))
+                continue
+            if isinstance(piece, int):
+                data, *rest = [next(following) for _ in range(piece)]
+                values.append(loads(data, buffers=rest))
+                continue
+            assert isinstance(piece, tuple)
+            failure = tracebacks.loads(piece[0])
+        except BaseException as error:
+            failure = serialization.error("result", None, error)
+        failures = failures or {}
+        failures[len(values)] = failure
+        values.append(None)
+    return values, failures

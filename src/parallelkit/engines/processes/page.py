@@ -1,0 +1,144 @@
+"""The status page: memory that one worker writes and its parent reads, without a lock or a message.
+
+::
+
+    word 0   place     chunk << 24 | position: the item that is running (all ones: reading the items)
+    word 1   since     when that began, `time.monotonic()`, a double
+    word 2   revoked   the highest chunk number that was taken back: the only word the parent writes
+    word 3   logged    chunk << 24 | position of the first entry in the log
+    ends     u32 each  for each entry where it ends in the log; 0: the result was None
+    log      bytes     results that were not sent yet
+
+The worker finishes an entry before it moves `place` on, so after a death each item before `place` has its
+result in the log or in the channel, and is not lost.
+
+Revoking is an agreement on two words (Dekker's): the worker writes `place` and then reads `revoked`, at
+the beginning of a chunk and before each item that follows one that took CHECK_SECONDS or longer; the
+parent writes `revoked`, waits until that is visible, and then reads `place`. Either the worker sees that
+it must stop, or the parent sees how far it had come.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import time
+from multiprocessing import reduction
+from typing import Any
+
+from ...scheduler import LOADING, Place
+
+POSITION_BITS = 24
+_POSITION_MASK = (1 << POSITION_BITS) - 1
+LOADING_MARK = _POSITION_MASK
+
+PLACE, SINCE, REVOKED, LOGGED = range(4)
+_WORDS = 64
+LOG_ENTRIES = 4096
+LOG_BYTES = 1 << 16
+_ENDS = _WORDS
+_LOG = _ENDS + 4 * LOG_ENTRIES
+_SIZE = _LOG + LOG_BYTES
+#: The high bit of an end marks an entry that is an exception.
+FAILED = 1 << 31
+
+#: A worker looks at `revoked` when so much time has passed since it last did, in seconds.
+CHECK_SECONDS = 0.005
+#: How long a store may take to be seen by another processor: generous by some orders of magnitude.
+_VISIBLE_SECONDS = 0.0001
+
+
+class StatusPage:
+    """One worker's page; the same class on both sides."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = _new_file() if descriptor is None else descriptor
+        self._map = mmap.mmap(self._descriptor, _SIZE)
+        view = memoryview(self._map)
+        self.words = view[:_WORDS].cast("Q")
+        self.clock = view[:_WORDS].cast("d")
+        self.ends = view[_ENDS:_LOG].cast("I")
+        self.log = view[_LOG:]
+        self._view = view
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Only while a process is being started: the memory is the same on the other side."""
+        return (_attach, (reduction.DupFd(self._descriptor),))
+
+    def close_file(self) -> None:
+        """The descriptor is not needed once both sides have the memory."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def close(self) -> None:
+        """Let go of the memory on this side."""
+        self.close_file()
+        for view in (self.words, self.clock, self.ends, self.log, self._view):
+            view.release()
+        self._map.close()
+
+    # The parent's side
+
+    def place(self) -> Place | None:
+        """Where the worker is; None: it has begun nothing yet."""
+        word = self.words[PLACE]
+        # Read after the place: it may be too young then, but never too old.
+        since = self.clock[SINCE]
+        if not word:
+            return None
+        position = word & _POSITION_MASK
+        return Place(word >> POSITION_BITS, LOADING if position == LOADING_MARK else position, since)
+
+    def revoke(self, chunk: int) -> Place | None:
+        """Take back all chunks up to `chunk`; return the place behind which nothing starts any more.
+
+        None where the worker is between short items: it will stop by itself within CHECK_SECONDS.
+        """
+        self.words[REVOKED] = chunk
+        time.sleep(_VISIBLE_SECONDS)
+        place = self.place()
+        if place is None:
+            return Place(0, 0, 0.0)
+        running = place.chunk <= chunk and place.position != LOADING
+        if running and time.monotonic() - place.since < CHECK_SECONDS + _VISIBLE_SECONDS:
+            return None
+        return place
+
+    def recover(self) -> tuple[int, int, list[tuple[bool, bytes] | None]]:
+        """After the worker's death: chunk, first position, and the entries of its log.
+
+        An entry is None for a result that is None, else (is it an exception?, its pickle).
+        """
+        place, logged = self.words[PLACE], self.words[LOGGED]
+        chunk, first = logged >> POSITION_BITS, logged & _POSITION_MASK
+        position = place & _POSITION_MASK
+        if place >> POSITION_BITS != chunk or position == LOADING_MARK:
+            return chunk, first, []
+        entries: list[tuple[bool, bytes] | None] = []
+        begin = 0
+        for end in self.ends[: max(0, position - first)]:
+            if not end:
+                entries.append(None)
+                continue
+            stop = end & ~FAILED
+            entries.append((bool(end & FAILED), bytes(self.log[begin:stop])))
+            begin = stop
+        return chunk, first, entries
+
+
+def _new_file() -> int:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("parallelkit-status", os.MFD_CLOEXEC)
+    else:
+        descriptor, path = tempfile.mkstemp(prefix="parallelkit-status-")
+        os.unlink(path)
+    os.ftruncate(descriptor, _SIZE)
+    return descriptor
+
+
+def _attach(duplicate: Any) -> StatusPage:
+    page = StatusPage(duplicate.detach())
+    page.close_file()
+    return page

@@ -1,0 +1,132 @@
+"""Which start method, and how a process is started with it.
+
+The processes themselves are `multiprocessing`'s: it knows how to bring `__main__`, `sys.path` and
+descriptors into a fresh interpreter, and `multiprocessing.current_process()` is right in a task.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+from ... import serialization
+
+#: Held where descriptors and processes are made, so that no fork happens between the making of a
+#: descriptor and its entry in `_parent_ends`.
+lock = threading.RLock()
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_parent_ends: weakref.WeakSet[_Closable] = weakref.WeakSet()
+
+
+def remember(parent_end: _Closable) -> None:
+    """The parent's end of a channel, or its selector: a forked child must not keep it open."""
+    _parent_ends.add(parent_end)
+
+
+def _close_inherited() -> None:
+    # A child that held a sibling's channel open would keep that sibling from seeing its parent's end.
+    global lock
+    lock = threading.RLock()
+    for parent_end in list(_parent_ends):
+        parent_end.close()
+    _parent_ends.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+def choose(start_method: str | None, function: Callable[..., Any] | None) -> BaseContext:
+    """The multiprocessing context for `start_method`, or for what is safest where nobody chose.
+
+    `set_start_method` counts as a choice. Without one it is the interpreter's default, but not fork
+    while other threads are alive, as a lock that such a thread holds stays locked in the child for
+    ever. On the interpreters whose default is fork, `set_start_method("fork")` cannot be told from
+    the default, so there `start_method="fork"` is the way to insist.
+    """
+    if start_method is not None:
+        return multiprocessing.get_context(start_method)
+    default = multiprocessing.get_all_start_methods()[0]
+    method = multiprocessing.get_start_method(allow_none=True) or default
+    if method == "fork" and default == "fork" and _other_threads():
+        return _without_fork(function)
+    return multiprocessing.get_context(method)
+
+
+def _other_threads() -> bool:
+    me = threading.current_thread()
+    return any(thread is not me and thread.is_alive() for thread in threading.enumerate())
+
+
+def _without_fork(function: Callable[..., Any] | None) -> BaseContext:
+    if function is None or _can_be_sent(function):
+        return multiprocessing.get_context("forkserver")
+    warnings.warn(
+        "parallelkit forks although other threads are alive, because "
+        f"{getattr(function, '__qualname__', function)!r} cannot be sent to a fresh interpreter: a lock "
+        "that such a thread holds stays locked in the workers. Install parallelkit[cloudpickle], define "
+        "the function at the top level of a module, or say start_method='fork' to take the risk.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return multiprocessing.get_context("fork")
+
+
+def _can_be_sent(function: Callable[..., Any]) -> bool:
+    try:
+        serialization.dumps(function, [])
+    except Exception:
+        return False
+    return True
+
+
+def preload(context: BaseContext) -> None:
+    """Have a fork server import the worker's code once and not in each worker."""
+    from multiprocessing import forkserver
+
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._preload_modules == ["__main__"]:  # nobody asked for something else
+        context.set_forkserver_preload(["__main__", "parallelkit.engines.processes.worker"])
+
+
+def launch(
+    context: BaseContext, target: Callable[..., None], args: tuple[Any, ...], name: str
+) -> BaseProcess:
+    """Start a process. OSError where the system has no room for one more."""
+    maker: Callable[..., BaseProcess] = context.Process  # type: ignore[attr-defined]
+    if context.get_start_method() != "fork":
+        process = maker(target=target, args=args, name=name, daemon=False)
+        process.start()
+        return process
+    # Python 3.12 and later warn of a fork while threads are alive. Where a worker is replaced, those are
+    # the service thread and who waits; a caller's own threads were taken into account in `choose`.
+    kwargs = {"filters": list(warnings.filters)}
+    process = maker(target=target, args=args, kwargs=kwargs, name=name, daemon=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    return process
+
+
+def restore_filters(filters: list[Any]) -> None:
+    """In a forked child: the warning filters that its parent had before `launch` changed them."""
+    warnings.resetwarnings()
+    warnings.filters[:] = filters  # type: ignore[index]
+
+
+def pickled_settings(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bytes:
+    """Initializer and arguments for a fresh interpreter. SerializationError where that cannot be."""
+    try:
+        return serialization.dumps((initializer, initargs))
+    except (pickle.PicklingError, Exception) as error:
+        raise serialization.error("function", (initializer, initargs), error) from error

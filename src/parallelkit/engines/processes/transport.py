@@ -1,0 +1,200 @@
+"""Frames on a stream socket: a header of 32 bytes, a body, and large buffers behind it.
+
+::
+
+    kind  u8 │ pad │ buffers u32 │ a u64 │ b u64 │ body length u64
+    buffer lengths, u64 each
+    body
+    buffers, raw
+
+Large buffers (pickle protocol 5, out of band) go from the sender's memory into the socket and from there
+into the bytearray that the receiver's object will live in; no copy of them is made in Python.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+Part: TypeAlias = "bytes | bytearray | memoryview"
+
+_HEADER = struct.Struct("<B3xIQQQ")
+#: One recv takes so much: several small frames, and less than what malloc maps anew each time.
+READ_SIZE = 1 << 16
+#: Parts up to so many bytes in all are joined, which is cheaper than a gathering send.
+JOIN_SIZE = 1 << 15
+_IOV_MOST = 512
+
+
+class Frame(NamedTuple):
+    """One message; what `a` and `b` mean depends on `kind`."""
+
+    kind: int
+    a: int
+    b: int
+    body: Part
+    buffers: Sequence[bytearray]
+
+
+def pack(kind: int, a: int = 0, b: int = 0, body: Part = b"", buffers: Sequence[Part] = ()) -> list[Part]:
+    """The parts of a frame, to be sent one after the other.
+
+    >>> parts = pack(1, 2, 3, b"body", [b"large"])
+    >>> sum(map(len, parts))
+    49
+    """
+    header = _HEADER.pack(kind, len(buffers), a, b, len(body))
+    if not buffers:
+        return [header + body] if len(body) < JOIN_SIZE else [header, body]
+    sizes = [memoryview(buffer).nbytes for buffer in buffers]
+    return [header + struct.pack(f"<{len(sizes)}Q", *sizes), body, *buffers]
+
+
+def size_of(parts: Iterable[Part]) -> int:
+    """Bytes in all."""
+    return sum(memoryview(part).nbytes for part in parts)
+
+
+class Receiver:
+    """Puts together the frames that arrive on a socket.
+
+    `read` makes one system call, so it blocks just where the socket does.
+    """
+
+    __slots__ = ("_filling", "_frame", "_rest", "_socket")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._rest = b""  # the beginning of a frame that is small or whose size is not known yet
+        self._frame: Frame | None = None  # a large frame under way, and what of it is still to come
+        self._filling: deque[memoryview] = deque()
+
+    def read(self) -> list[Frame]:
+        """The frames that one more recv completes; EOFError at the end of the stream."""
+        if self._frame is not None:
+            return self._read_on(self._frame)
+        data = self._socket.recv(READ_SIZE)
+        if not data:
+            raise EOFError
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        frames: list[Frame] = []
+        at = 0
+        while len(data) - at >= _HEADER.size:
+            kind, count, a, b, length = _HEADER.unpack_from(data, at)
+            begin = at + _HEADER.size + 8 * count
+            if len(data) < begin:
+                break
+            sizes = struct.unpack_from(f"<{count}Q", data, begin - 8 * count) if count else ()
+            end = begin + length + sum(sizes)
+            if len(data) < end:
+                if end - at > READ_SIZE:
+                    self._begin_large(kind, a, b, length, sizes, memoryview(data)[begin:])
+                    return frames
+                break
+            body = data[begin : begin + length]
+            frames.append(Frame(kind, a, b, body, _cut(data, begin + length, sizes) if count else ()))
+            at = end
+        self._rest = data[at:]
+        return frames
+
+    def _begin_large(
+        self, kind: int, a: int, b: int, length: int, sizes: Sequence[int], have: memoryview
+    ) -> None:
+        body, *buffers = (bytearray(size) for size in (length, *sizes))
+        self._frame = Frame(kind, a, b, body, buffers)
+        for part in (body, *buffers):
+            view = memoryview(part)
+            taken = min(len(view), len(have))
+            view[:taken] = have[:taken]
+            have = have[taken:]
+            if taken < len(view):
+                self._filling.append(view[taken:])
+
+    def _read_on(self, frame: Frame) -> list[Frame]:
+        count = self._socket.recv_into(self._filling[0])
+        if not count:
+            raise EOFError
+        view = self._filling.popleft()
+        if count < len(view):
+            self._filling.appendleft(view[count:])
+        if self._filling:
+            return []
+        self._frame = None
+        return [frame]
+
+
+def _cut(data: bytes, at: int, sizes: Sequence[int]) -> list[bytearray]:
+    buffers: list[bytearray] = []
+    for size in sizes:
+        buffers.append(bytearray(data[at : at + size]))
+        at += size
+    return buffers
+
+
+class Outbox:
+    """What could not be sent at once on a socket that does not block."""
+
+    __slots__ = ("_parts", "_socket")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._parts: deque[memoryview] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def send(self, parts: list[Part]) -> None:
+        """Send as much as goes at once, and keep the rest. OSError where the other end is gone."""
+        if not self._parts and len(parts) == 1 and len(parts[0]) <= JOIN_SIZE:
+            try:
+                sent = self._socket.send(parts[0])
+            except BlockingIOError:
+                sent = 0
+            if sent < len(parts[0]):
+                self._parts.append(memoryview(parts[0])[sent:])
+            return
+        for part in parts:
+            view = memoryview(part).cast("B")
+            if len(view):
+                self._parts.append(view)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send as much of what is left as goes at once."""
+        parts = self._parts
+        while parts:
+            try:
+                sent = self._socket.sendmsg([parts[i] for i in range(min(len(parts), _IOV_MOST))])
+            except BlockingIOError:
+                return
+            _advance(parts, sent)
+
+    def clear(self) -> None:
+        """Forget what is left: nobody will read it."""
+        self._parts.clear()
+
+
+def send_all(sock: socket.socket, parts: list[Part]) -> None:
+    """Send a frame on a socket that blocks."""
+    if len(parts) == 1:
+        sock.sendall(parts[0])
+        return
+    left = deque(view for part in parts if len(view := memoryview(part).cast("B")))
+    while left:
+        _advance(left, sock.sendmsg([left[i] for i in range(min(len(left), _IOV_MOST))]))
+
+
+def _advance(parts: deque[memoryview], sent: int) -> None:
+    """Drop the first `sent` bytes."""
+    while sent:
+        first = parts[0]
+        if sent < len(first):
+            parts[0] = first[sent:]
+            return
+        sent -= len(first)
+        parts.popleft()

@@ -1,0 +1,221 @@
+"""Runs tasks in threads of this process: for work that waits, or that lets go of the GIL."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from typing import Any
+
+from ..scheduler import (
+    Chunk,
+    Death,
+    Event,
+    Measured,
+    Observed,
+    Place,
+    Results,
+    Revoked,
+    StartFailed,
+    StoppedShort,
+    WorkerDied,
+    WorkerReady,
+)
+from .base import Crew, Setup, Work, caller
+
+#: Results are handed on when so many seconds have passed.
+_PAUSE = 0.005
+#: How long to wait for a thread that has nothing more to do, in seconds.
+_JOIN_SECONDS = 5.0
+
+
+class ThreadsEngine:
+    """Runs tasks in threads.
+
+    Nothing is pickled. A thread cannot be killed: where `task_timeout`, `timeout` or a cancel ends its
+    task, the caller gets the error and another thread takes over, and the old one goes on unseen
+    until its task returns. `memory_limit` has no effect, as threads share their memory.
+
+    >>> import parallelkit
+    >>> parallelkit.pool_map(abs, [-1, 2], engine="threads")
+    [1, 2]
+    """
+
+    name = "threads"
+    most_workers: int | None = None
+
+    def open(self, setup: Setup) -> Crew:
+        """Make a crew that has no worker yet."""
+        return _ThreadCrew(setup)
+
+    def __repr__(self) -> str:
+        return "ThreadsEngine()"
+
+
+class _Member:
+    """One thread, and the place where it is."""
+
+    def __init__(self, worker: int, crew: _ThreadCrew) -> None:
+        self.worker = worker
+        self.inbox: queue.SimpleQueue[tuple[Chunk, Work] | None] = queue.SimpleQueue()
+        self.place: Place | None = None
+        self.revoked = 0
+        self.last_chunk = 0
+        self.abandoned = False
+        self._lock = threading.Lock()
+        self._crew = crew
+        name = f"{crew.setup.name}-thread-{worker}"
+        self.thread = threading.Thread(target=self._live, name=name, daemon=True)
+
+    def revoke(self) -> Place:
+        """Take back what has not started; return the place behind which nothing starts any more."""
+        with self._lock:
+            self.revoked = self.last_chunk
+            return self.place or Place(0, 0, 0.0)
+
+    def _live(self) -> None:
+        setup = self._crew.setup
+        if setup.initializer is not None:
+            try:
+                setup.initializer(*setup.initargs)
+            except BaseException as error:
+                self._crew.post(self, StartFailed(self.worker, error))
+                return
+        self._crew.post(self, WorkerReady(self.worker))
+        while (entry := self.inbox.get()) is not None and not self.abandoned:
+            self._run(*entry)
+        self._crew.post(self, WorkerDied(self.worker, Death(None, 0, None, self.place)))
+
+    def _may_start(self, chunk: Chunk, position: int, now: float) -> bool:
+        with self._lock:
+            if self.revoked >= chunk.id:
+                return False
+            self.place = Place(chunk.id, position, now)
+            return True
+
+    def _run(self, chunk: Chunk, work: Work) -> None:
+        call = caller(work.function, work.style)
+        values: list[Any] = []
+        failures: dict[int, BaseException] = {}
+        first = 0
+        now = since = time.monotonic()
+        for position, item in enumerate(work.items(chunk.start, chunk.stop)):
+            if values and (chunk.eager or now - since >= _PAUSE):
+                self._post(chunk, first, values, failures, now - since)
+                first, values, failures, since = position, [], {}, now
+            if not self._may_start(chunk, position, now):
+                if values:
+                    self._post(chunk, first, values, failures, now - since)
+                self._crew.post(self, StoppedShort(self.worker, chunk.id, position))
+                return
+            try:
+                values.append(call(item))
+            except BaseException as error:
+                failures[len(values)] = error
+                values.append(None)
+            now = time.monotonic()
+        self._post(chunk, first, values, failures, now - since)
+
+    def _post(
+        self,
+        chunk: Chunk,
+        first: int,
+        values: list[Any],
+        failures: dict[int, BaseException],
+        seconds: float,
+    ) -> None:
+        event = Results(self.worker, chunk.id, first, values, failures or None, seconds)
+        self._crew.post(self, event)
+
+
+class _ThreadCrew:
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._works: dict[int, Work] = {}
+        self._members: dict[int, _Member] = {}
+        self._posted: queue.SimpleQueue[tuple[_Member, Event] | None] = queue.SimpleQueue()
+        self._ending: list[threading.Thread] = []
+
+    def post(self, member: _Member, event: Event) -> None:
+        """Called in a worker's thread: something happened there."""
+        if not member.abandoned:
+            self._posted.put((member, event))
+
+    def register(self, job: int, work: Work) -> None:
+        self._works[job] = work
+
+    def forget(self, job: int) -> None:
+        self._works.pop(job, None)
+
+    def start(self, worker: int) -> None:
+        member = _Member(worker, self)
+        self._members[worker] = member
+        try:
+            member.thread.start()
+        except RuntimeError as error:
+            member.abandoned = True
+            self._posted.put((member, StartFailed(worker, error)))
+
+    def run(self, worker: int, chunk: Chunk) -> None:
+        member = self._members.get(worker)
+        if member is not None:
+            member.last_chunk = chunk.id
+            member.inbox.put((chunk, self._works[chunk.job]))
+
+    def stop(self, worker: int) -> None:
+        self._members[worker].inbox.put(None)
+
+    def kill(self, worker: int, *, force: bool) -> None:
+        member = self._members.get(worker)
+        if member is None or member.abandoned:
+            return
+        place = member.revoke()
+        member.abandoned = True
+        member.inbox.put(None)
+        death = Death(None, None, None, place if place.chunk else None)
+        self._posted.put((member, WorkerDied(worker, death)))
+
+    def observe(self, worker: int) -> Event:
+        return Observed(worker, self._members[worker].place)
+
+    def revoke(self, worker: int) -> Event:
+        return Revoked(worker, self._members[worker].revoke())
+
+    def measure(self, worker: int) -> Event:
+        return Measured(worker, 0)
+
+    def wait(self, timeout: float | None) -> Any:
+        happened: list[tuple[_Member, Event] | None] = []
+        with contextlib.suppress(queue.Empty):
+            happened.append(self._posted.get(timeout=None if timeout is None else max(0.0, timeout)))
+            while True:
+                happened.append(self._posted.get_nowait())
+        return happened
+
+    def collect(self, happened: Any) -> list[Event]:
+        events: list[Event] = []
+        for entry in happened:
+            if entry is None:
+                continue
+            member, event = entry
+            if self._members.get(member.worker) is not member:
+                continue
+            if isinstance(event, (WorkerDied, StartFailed)):
+                del self._members[member.worker]
+                if not member.abandoned:
+                    self._ending.append(member.thread)
+            events.append(event)
+        return events
+
+    def wake(self) -> None:
+        self._posted.put(None)
+
+    def close(self) -> None:
+        for member in self._members.values():
+            member.abandoned = True
+            member.inbox.put(None)
+        for thread in self._ending:
+            if thread is not threading.current_thread():
+                thread.join(_JOIN_SECONDS)
+        self._members.clear()

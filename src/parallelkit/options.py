@@ -1,0 +1,210 @@
+"""The options of the public calls: their names and types, written once, and what is refused.
+
+Bad values are refused when the call is made, before any process starts, with a message that says what
+would be right.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from typing_extensions import TypedDict
+
+from .engines import Engine, resolve
+from .errors import TaskTimeoutError, WorkerDiedError
+from .progress import Reporter
+from .resources import available_cpus, parse_memory
+
+Errors: TypeAlias = Literal["raise", "group", "return"]
+RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
+
+
+class MapOptions(TypedDict, total=False):
+    """What all map calls take.
+
+    max_workers: how many workers at most; None: as many as this process may use CPUs.
+    chunksize: items a worker is given at once; None: by how long they take.
+    timeout: seconds for the whole call, then `CallTimeoutError`.
+    task_timeout: seconds for each item, then `TaskTimeoutError`; its worker is ended.
+    retries: how often an item is run again after one of `retry_on`.
+    retry_on: exception types; by default `WorkerDiedError` and `TaskTimeoutError`.
+    progress: True (a bar, with tqdm), or an object with `update(n)` and `close()`.
+    initializer, initargs: called in each worker before its first item.
+    max_tasks_per_child: a worker ends after so many items and is replaced.
+    memory_limit: bytes, or text such as "2GiB", for a worker with its descendants.
+    start_method: "fork", "forkserver" or "spawn".
+    engine: "processes", "threads", "serial", or an `Engine`.
+    """
+
+    max_workers: int | None
+    chunksize: int | None
+    timeout: float | None
+    task_timeout: float | None
+    retries: int
+    retry_on: RetryOn
+    progress: bool | Reporter
+    initializer: Callable[..., object] | None
+    initargs: Iterable[Any]
+    max_tasks_per_child: int | None
+    memory_limit: int | str | None
+    start_method: str | None
+    engine: str | Engine | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """How one call is run: checked and complete."""
+
+    chunksize: int | None = None
+    timeout: float | None = None
+    task_timeout: float | None = None
+    errors: Errors = "raise"
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] = (WorkerDiedError, TaskTimeoutError)
+    progress: bool | Reporter = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What the workers are like: checked and complete."""
+
+    engine: Engine
+    max_workers: int
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    max_tasks_per_child: int | None = None
+    memory_limit: int | None = None
+    start_method: str | None = None
+
+
+def call_settings(
+    *,
+    chunksize: int | None = None,
+    timeout: float | None = None,
+    task_timeout: float | None = None,
+    errors: str = "raise",
+    retries: int = 0,
+    retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
+    progress: bool | Reporter = False,
+) -> CallSettings:
+    """Check what concerns one call.
+
+    >>> call_settings(chunksize=-1)
+    Traceback (most recent call last):
+    ValueError: chunksize must be at least 1, not -1
+    """
+    if not isinstance(progress, bool):
+        for name in ("update", "close"):
+            if not callable(getattr(progress, name, None)):
+                raise TypeError(
+                    f"progress must be True, False or an object with update(n) and close(); "
+                    f"{progress!r} has no {name}()"
+                )
+    return CallSettings(
+        chunksize=count("chunksize", chunksize),
+        timeout=seconds("timeout", timeout, zero=True),
+        task_timeout=seconds("task_timeout", task_timeout),
+        errors=_errors(errors),
+        retries=count("retries", retries, least=0) or 0,
+        retry_on=_exception_types(retry_on),
+        progress=progress,
+    )
+
+
+def worker_settings(
+    *,
+    max_workers: int | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: Iterable[Any] = (),
+    max_tasks_per_child: int | None = None,
+    memory_limit: int | str | None = None,
+    start_method: str | None = None,
+    engine: str | Engine | None = None,
+    workers_name: str = "max_workers",
+) -> WorkerSettings:
+    """Check what concerns the workers.
+
+    >>> worker_settings(start_method="vfork")
+    Traceback (most recent call last):
+    ValueError: start_method must be 'fork', 'spawn' or 'forkserver', not 'vfork'
+    """
+    chosen = resolve(engine)
+    workers = count(workers_name, max_workers) or available_cpus()
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be callable, not {initializer!r}")
+    if not isinstance(initargs, Iterable):
+        raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
+    return WorkerSettings(
+        engine=chosen,
+        max_workers=min(workers, chosen.most_workers or workers),
+        initializer=initializer,
+        initargs=tuple(initargs),
+        max_tasks_per_child=count("max_tasks_per_child", max_tasks_per_child),
+        memory_limit=None if memory_limit is None else parse_memory(memory_limit),
+        start_method=_start_method(start_method),
+    )
+
+
+def count(name: str, value: int | None, *, least: int = 1) -> int | None:
+    """A whole number of at least `least`, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    number = value.__index__()
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
+def seconds(name: str, value: float | None, *, zero: bool = False) -> float | None:
+    """A span of time, or None for no limit."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    span = float(value)
+    if math.isnan(span) or span < 0 or (span == 0 and not zero):
+        least = "not negative" if zero else "more than 0"
+        raise ValueError(f"{name} must be {least} (seconds), not {value!r}")
+    return None if math.isinf(span) else span
+
+
+def function(value: object) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"the function must be callable, not {value!r}")
+
+
+def iterable(value: object) -> None:
+    """Refuse what cannot be iterated."""
+    if not isinstance(value, Iterable) and not hasattr(value, "__getitem__"):
+        raise TypeError(f"items must be iterable, not {value!r}")
+
+
+def _errors(value: str) -> Errors:
+    if value == "raise" or value == "group" or value == "return":
+        return value
+    raise ValueError(f"errors must be 'raise', 'group' or 'return', not {value!r}")
+
+
+def _exception_types(value: RetryOn) -> tuple[type[BaseException], ...]:
+    types = value if isinstance(value, tuple) else (value,)
+    for kind in types:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            raise TypeError(f"retry_on must be an exception type or a tuple of them, not {value!r}")
+    return types
+
+
+def _start_method(value: str | None) -> str | None:
+    methods = multiprocessing.get_all_start_methods()
+    if value is None or value in methods:
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"start_method must be the name of a start method, not {value!r}")
+    names = [repr(method) for method in methods]
+    raise ValueError(f"start_method must be {', '.join(names[:-1])} or {names[-1]}, not {value!r}")

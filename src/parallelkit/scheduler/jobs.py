@@ -1,0 +1,208 @@
+"""One call: which of its items are where, how many go into a chunk, in which order they come out."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .messages import Chunk, Deliver, JobSpec
+
+#: Seconds of work that a chunk aims at: long against a hand-over (about 50 µs), short against what a
+#: person or a skewed end of a call notices.
+CHUNK_SECONDS = 0.004
+#: A chunk is at most so many times the one before: one lucky first item must not decide on 50,000.
+CHUNK_GROWTH = 16
+CHUNK_MOST = 65_536
+#: What a caller who sets the size himself gets at most: positions have to fit into 24 bits.
+CHUNK_LIMIT = 1 << 23
+#: Where the items are drawn one after the other, they and their results wait in memory.
+CHUNK_MOST_STREAM = 1_024
+CHUNK_BYTES = 4 << 20
+
+
+@dataclass(slots=True)
+class Span:
+    """Items that came back and wait for a worker. `alone`: each in a chunk of its own."""
+
+    start: int
+    stop: int
+    piecewise: bool = False
+    alone: bool = False
+
+
+class Job:
+    """The bookkeeping of one call."""
+
+    __slots__ = (
+        "_chunk_last",
+        "_parked",
+        "announced",
+        "attempts",
+        "bytes_each",
+        "consumed",
+        "delivered",
+        "drawing",
+        "drawn",
+        "ended",
+        "exhausted",
+        "finished",
+        "fresh",
+        "held",
+        "id",
+        "input_error",
+        "result",
+        "returned",
+        "seconds_each",
+        "spec",
+        "stopping",
+        "unbounded",
+    )
+
+    def __init__(self, id: int, spec: JobSpec) -> None:
+        self.id = id
+        self.spec = spec
+        self.drawn = spec.size or 0 if spec.at_hand else 0
+        self.exhausted = spec.at_hand
+        self.drawing = False  # a Draw is under way
+        self.fresh = 0  # the first item that no worker has been given yet
+        self.returned: deque[Span] = deque()
+        self.held = 0  # chunks on workers
+        self.finished = 0  # items with an outcome
+        self.delivered = 0  # in order: the next item to hand out
+        self.consumed = 0
+        self.attempts: dict[int, int] = {}
+        self.seconds_each: float | None = None
+        self.bytes_each = 0.0
+        self.input_error: BaseException | None = None
+        self.ended = False  # nothing more is started or delivered
+        self.stopping = False  # ended, and what runs of it has to be ended too
+        self.announced = False
+        self.unbounded = False  # whatever is drawn may wait here
+        self.result: BaseException | None = None
+        self._parked: dict[int, Deliver] = {}
+        self._chunk_last = 1
+
+    @property
+    def done(self) -> bool:
+        """All items have an outcome, and there will be no more."""
+        return self.exhausted and self.finished == self.drawn
+
+    @property
+    def waiting(self) -> int:
+        """How many items could be given to a worker now."""
+        return self.drawn - self.fresh + sum(span.stop - span.start for span in self.returned)
+
+    # Input
+
+    def may_draw(self, workers: int) -> int:
+        """How many more items to draw now: enough for the workers, within the buffer."""
+        if self.exhausted or self.drawing or self.ended:
+            return 0
+        size = self._chunk_wanted()
+        most = self.spec.buffersize or 4 * workers * size
+        if self.unbounded:
+            most = 1 << 62
+        taken = self.consumed if self.spec.streaming else self.finished
+        room = most - (self.drawn - taken)
+        return max(0, min(room, 2 * workers * size - (self.drawn - self.fresh)))
+
+    # Chunks
+
+    def take(self, id: int, most: int, workers: int) -> Chunk | None:
+        """The next chunk of at most `most` items for one of `workers` workers."""
+        if self.ended:
+            return None
+        if self.returned:
+            return self._take_returned(id, most, workers)
+        fresh = self.drawn - self.fresh
+        if fresh <= 0:
+            return None
+        size = min(self._chunk_wanted(), most, fresh)
+        if self.spec.chunksize is None:
+            # Guided: the rest is to be shared out among all, in shrinking pieces.
+            left = max(fresh, (self.spec.size or 0) - self.fresh)
+            size = max(1, min(size, math.ceil(left / (2 * workers))))
+            self._chunk_last = max(self._chunk_last, size)
+        start = self.fresh
+        self.fresh = start + size
+        self.held += 1
+        return Chunk(id, self.id, start, start + size, eager=self._eager(size))
+
+    def _take_returned(self, id: int, most: int, workers: int) -> Chunk:
+        span = self.returned[0]
+        length = span.stop - span.start
+        size = min(self._chunk_wanted(), most, math.ceil(length / workers))
+        if span.alone:
+            size = 1
+        start = span.start
+        if size >= length:
+            self.returned.popleft()
+        else:
+            span.start += size
+        self.held += 1
+        return Chunk(id, self.id, start, start + size, span.piecewise, self._eager(size))
+
+    def _chunk_wanted(self) -> int:
+        if self.spec.chunksize is not None:
+            return min(self.spec.chunksize, CHUNK_LIMIT)
+        if self.seconds_each is None:
+            return 1
+        size = CHUNK_SECONDS / max(self.seconds_each, 1e-8)
+        if self.bytes_each:
+            size = min(size, CHUNK_BYTES / self.bytes_each)
+        most = CHUNK_MOST if self.spec.at_hand else CHUNK_MOST_STREAM
+        if self.spec.buffersize is not None:
+            most = min(most, max(1, self.spec.buffersize // 4))
+        return max(1, min(int(size), self._chunk_last * CHUNK_GROWTH, most))
+
+    def _eager(self, size: int) -> bool:
+        return self.seconds_each is not None and self.seconds_each * 8 > CHUNK_SECONDS and size > 1
+
+    def is_quick(self, items: int) -> bool:
+        """Whether so many items are likely to be done soon, so that a second chunk may wait behind."""
+        return self.seconds_each is not None and self.seconds_each * items < 2 * CHUNK_SECONDS
+
+    def learn(self, items: int, seconds: float) -> None:
+        """Take in how long `items` items took."""
+        each = seconds / items
+        before = self.seconds_each
+        self.seconds_each = each if before is None else before + (each - before) / 2
+
+    def learn_bytes(self, items: int, size: int) -> None:
+        """Take in how many bytes `items` items took on their way to a worker."""
+        self.bytes_each = size / items if size > 1 << 16 else 0.0
+
+    def give_back(self, start: int, stop: int, *, piecewise: bool = False, alone: bool = False) -> None:
+        """Items that no worker has started, or that are to be tried again, come next."""
+        if start < stop:
+            self.returned.append(Span(start, stop, piecewise, alone))
+
+    # Outcomes
+
+    def accept(
+        self, start: int, values: list[Any], failures: Mapping[int, BaseException] | None
+    ) -> list[Deliver]:
+        """Take final outcomes in; return what can be handed out with them."""
+        self.finished += len(values)
+        delivery = Deliver(self.id, start, values, failures)
+        if not self.spec.ordered:
+            return [delivery]
+        if start != self.delivered:
+            self._parked[start] = delivery
+            return []
+        ready = [delivery]
+        self.delivered = start + len(values)
+        while self._parked and (following := self._parked.pop(self.delivered, None)) is not None:
+            ready.append(following)
+            self.delivered += len(following.values)
+        return ready
+
+    def drop_all(self) -> None:
+        """Forget what was not started and not delivered."""
+        self.ended = True
+        self.returned.clear()
+        self._parked.clear()
+        self.fresh = self.drawn
