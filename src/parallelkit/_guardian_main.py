@@ -1,0 +1,241 @@
+"""The guardian: ends what it was told to watch once its owner is dead. See `guardian` for the owner's side.
+
+Run as a script, `python -I -S _guardian_main.py OWNER_PID`, by an interpreter that imports next to
+nothing: no `signal` and no `struct`, and nothing of this package. `termination` imports it for `family`.
+
+    fd 0   a socket: records of 8 bytes, little-endian and signed: +pid watches, -pid releases
+    fd 3   the owner's pidfd, where there are such things
+
+The owner's death shows as an exit notice on fd 3. The end of file on fd 0 alone would not do: it comes
+only when the last copy of the other end is closed, and a child forked by the owner's C code has one. It
+does for the owner that becomes another program by exec, and where there is no pidfd.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    #: parent, process group, session, state, start time
+    Entry = tuple[int, int, int, str, float]
+    Table = dict[int, Entry]
+
+RECORD_BYTES = 8
+OWNER_FD = 3
+_SIGKILL = 9
+#: How often to look whether the parent is still the owner, where there is no pidfd, in milliseconds.
+_LOOK_MILLISECONDS = 250
+#: How long to wait for the killed before looking again who is left, in milliseconds.
+_ROUND_MILLISECONDS = 100
+#: A killed process that is blocked in the kernel dies when it is not any more; nobody need see it.
+_ROUNDS = 100
+
+
+def snapshot() -> Table:
+    """All processes of the machine, from /proc; empty where there is none."""
+    table: Table = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return table
+    for name in names:
+        if not name.isdigit():
+            continue
+        try:
+            descriptor = os.open(f"/proc/{name}/stat", os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            line = os.read(descriptor, 4096)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+        # pid (name) state ...: the name may hold blanks and parentheses.
+        fields = line.rpartition(b")")[2].split()
+        if len(fields) < 20:
+            continue
+        state = fields[0].decode()
+        if state in "ZX" and int(fields[17]) > 1:
+            state = "S"  # the main thread has ended, others run
+        parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
+        table[int(name)] = parent, group, session, state, int(fields[19])
+    return table
+
+
+def family(
+    table: Table, known: Mapping[int, float], spared: Collection[int] = ()
+) -> dict[int, Entry]:
+    """Who of `table` is alive and belongs to the processes in `known` (id and start time).
+
+    They themselves, their descendants, and the members of a process group or a session that one of
+    these leads or led: that finds those whose parent has ended. A group's or a session's id in
+    `spared` says nothing. Parents come before their children.
+    """
+    ids = {pid for pid, started in known.items() if pid not in table or table[pid][4] == started}
+    found = {pid: table[pid] for pid in ids if pid in table}
+    grown = True
+    while grown:
+        grown = False
+        leaders = ids.difference(spared)
+        for pid, entry in table.items():
+            if pid not in ids and (
+                entry[0] in ids or entry[1] in leaders or entry[2] in leaders
+            ):
+                ids.add(pid)
+                found[pid] = entry
+                grown = True
+    return {pid: entry for pid, entry in found.items() if entry[3] not in "ZX"}
+
+
+def end(known: dict[int, float]) -> None:
+    """Kill the processes in `known` with all that belongs to them, until there is nobody left."""
+    out_of_reach: set[int] = set()
+    for _ in range(_ROUNDS):
+        table = snapshot()
+        if not table:
+            return _end_blindly(known)
+        left = family(table, known)
+        pids = [pid for pid in left if pid not in out_of_reach]
+        if not pids:
+            return None
+        for pid in pids:
+            known[pid] = left[pid][4]
+            if not _kill(pid):
+                out_of_reach.add(pid)
+        _wait(pids, _ROUND_MILLISECONDS)
+    return None
+
+
+def _end_blindly(pids: Iterable[int]) -> None:
+    """Without /proc there is no telling who belongs to whom, but for the process groups."""
+    for pid in pids:
+        try:
+            os.killpg(pid, _SIGKILL)
+        except OSError:
+            _kill(pid)
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, _SIGKILL)
+    except ProcessLookupError:
+        pass
+    except OSError:
+        return False  # it runs as another user
+    return True
+
+
+def _wait(pids: Iterable[int], milliseconds: int) -> None:
+    """Wait until all of them are dead, or the time is up."""
+    import select
+    import time
+
+    deadline = time.monotonic() + milliseconds / 1000
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        except (AttributeError, OSError):
+            time.sleep(0.005)
+            continue
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        os.close(descriptor)
+
+
+class _Watch:
+    """What there is to watch, as the owner says."""
+
+    def __init__(self) -> None:
+        self.pids: dict[int, float] = {}
+        self._rest = b""
+
+    def read(self) -> bool:
+        """Take in what has come; False where the owner's end is closed."""
+        while True:
+            try:
+                data = os.read(0, 1 << 16)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False  # a reset, as good as an end
+            if not data:
+                return False
+            self._take(self._rest + data)
+
+    def _take(self, data: bytes) -> None:
+        whole = len(data) - len(data) % RECORD_BYTES
+        for at in range(0, whole, RECORD_BYTES):
+            pid = int.from_bytes(data[at : at + RECORD_BYTES], "little", signed=True)
+            if pid < 0:
+                self.pids.pop(-pid, None)
+            else:
+                self.pids[pid] = _started(pid)
+        self._rest = data[whole:]
+
+
+def _started(pid: int) -> float:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return -1
+
+
+def main(owner: int) -> None:
+    """Watch until the owner is dead, and end what it left."""
+    import select
+
+    os.chdir("/")  # keep no file system busy
+    poller = select.poll()
+    poller.register(0, select.POLLIN)
+    timeout: int | None = None
+    if _is_open(OWNER_FD):
+        poller.register(OWNER_FD, select.POLLIN)
+        _close_from(OWNER_FD + 1)
+    else:
+        timeout = _LOOK_MILLISECONDS
+        _close_from(OWNER_FD)
+    os.set_blocking(0, False)
+    watch = _Watch()
+    alive = True
+    while alive:
+        happened = dict(poller.poll(timeout))
+        alive = OWNER_FD not in happened and (timeout is None or os.getppid() == owner)
+        alive = watch.read() and alive  # also the last words of a dead owner
+    end(watch.pids)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _close_from(first: int) -> None:
+    """Close what an owner made inheritable: whoever waits for its end of file must not wait for us."""
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        os.closerange(first, 1024)
+        return
+    for name in names:
+        if int(name) >= first:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # that of the listing itself
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
+    os._exit(0)

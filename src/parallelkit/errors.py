@@ -1,0 +1,228 @@
+"""The errors of this library: what happened, to which item, and what to do about it.
+
+All but `ClosedError` take their fields by keyword and make their message from them. Each can be
+pickled, and each is caught by the handlers that programs have today: what a wait runs out of time with is
+also `TimeoutError` and `multiprocessing.TimeoutError`, what a lost worker costs is also
+`concurrent.futures.process.BrokenProcessPool`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal as signals
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+__all__ = [
+    "CallTimeoutError",
+    "ClosedError",
+    "MemoryLimitError",
+    "ParallelKitError",
+    "RemoteError",
+    "SerializationError",
+    "TaskTimeoutError",
+    "WorkerDiedError",
+    "WorkerInitError",
+]
+
+
+class ParallelKitError(Exception):
+    """What all errors of this library are."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__.copy()))
+
+
+def _rebuild(
+    cls: type[ParallelKitError], args: tuple[Any, ...], state: dict[str, Any]
+) -> ParallelKitError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class TaskTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutError):
+    """A task ran longer than `task_timeout` and was ended.
+
+    index: which item, counted from 0; None for a single call.
+    timeout: the limit, in seconds. pid: the process that ran it; None where there was none.
+
+    >>> TaskTimeoutError(index=3, timeout=0.5, pid=None)
+    TaskTimeoutError('item 3 ran longer than its task_timeout of 0.5 s and was ended')
+    """
+
+    def __init__(self, *, index: int | None, timeout: float, pid: int | None) -> None:
+        self.index = index
+        self.timeout = timeout
+        self.pid = pid
+        super().__init__(
+            f"{_item(index)} ran longer than its task_timeout of {timeout:g} s and was ended"
+        )
+
+
+class CallTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutError):
+    """A whole call, or the wait for its result, took longer than `timeout`.
+
+    timeout: the limit, in seconds. completed: how many items had an outcome by then.
+
+    >>> CallTimeoutError(timeout=2.0, completed=7)
+    CallTimeoutError('no complete result within the timeout of 2 s; by then 7 items were done')
+    """
+
+    def __init__(self, *, timeout: float, completed: int) -> None:
+        self.timeout = timeout
+        self.completed = completed
+        done = "1 item was" if completed == 1 else f"{completed} items were"
+        super().__init__(
+            f"no complete result within the timeout of {timeout:g} s; by then {done} done"
+        )
+
+
+class WorkerDiedError(ParallelKitError, BrokenProcessPool):
+    """The process that held an item ended, and the item is lost; other items are not.
+
+    index: which item, counted from 0; None for a single call, or where no item was concerned.
+    pid: the process. exitcode: as of `multiprocessing.Process.exitcode`; None where it is not known.
+    signal: the number of the signal that ended it, None if none did.
+    started: whether the item had begun to run, so that it may have had effects.
+
+    >>> error = WorkerDiedError(index=2, pid=41, exitcode=-11, signal=11, started=True)
+    >>> print(error)
+    item 2 was running when its worker (pid 41) was killed by SIGSEGV
+    """
+
+    def __init__(
+        self,
+        *,
+        index: int | None,
+        pid: int | None,
+        exitcode: int | None,
+        signal: int | None,
+        started: bool,
+    ) -> None:
+        self.index = index
+        self.pid = pid
+        self.exitcode = exitcode
+        self.signal = signal
+        self.started = started
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        when = "was running when" if self.started else "had not started when"
+        who = "its worker" if self.pid is None else f"its worker (pid {self.pid})"
+        return f"{_item(self.index)} {when} {who} {self._end()}"
+
+    def _end(self) -> str:
+        if self.signal is not None:
+            end = f"was killed by {_signal_name(self.signal)}"
+            if self.signal == signals.SIGKILL:
+                end += ", possibly by the out-of-memory killer: look at the kernel's log"
+            return end
+        if self.exitcode is not None:
+            return f"ended with exit code {self.exitcode}"
+        return "ended"
+
+
+class MemoryLimitError(WorkerDiedError):
+    """A worker with its descendants held more than `memory_limit`, and was ended.
+
+    limit, used: bytes. The other fields are those of `WorkerDiedError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: int | None,
+        pid: int | None,
+        exitcode: int | None,
+        signal: int | None,
+        started: bool,
+        limit: int,
+        used: int,
+    ) -> None:
+        self.limit = limit
+        self.used = used
+        super().__init__(
+            index=index, pid=pid, exitcode=exitcode, signal=signal, started=started
+        )
+
+    def _message(self) -> str:
+        return (
+            f"{_item(self.index)} was ended, as its worker held {self.used / 1e6:,.0f} MB, "
+            f"more than the memory_limit of {self.limit / 1e6:,.0f} MB"
+        )
+
+
+class WorkerInitError(ParallelKitError, BrokenProcessPool):
+    """No worker can be started; why not is the `__cause__`, such as the initializer's exception.
+
+    starts: how many attempts in a row have failed.
+    """
+
+    def __init__(self, *, starts: int) -> None:
+        self.starts = starts
+        super().__init__(
+            f"no worker could be started: {starts} attempts in a row have failed, "
+            "for the reason given as the cause of this error"
+        )
+
+
+class SerializationError(ParallelKitError, pickle.PicklingError):
+    """Something could not be sent to another process, or not be read there.
+
+    what: "function", "item", "result", "exception" or "initializer". path: the way to the culprit inside
+    of it, such as "item['lock']". reason: what pickle said. index: which item, None for none.
+    """
+
+    def __init__(self, *, what: str, path: str, reason: str, index: int | None = None) -> None:
+        self.what = what
+        self.path = path
+        self.reason = reason
+        self.index = index
+        which = f"{what} {index}" if index is not None and what == "item" else f"the {what}"
+        culprit = "" if path == what else f" at {path}"
+        super().__init__(
+            f"{which} cannot be sent between processes{culprit}: {reason}{_cure(what, reason)}"
+        )
+
+
+def _cure(what: str, reason: str) -> str:
+    if "lambda" in reason or "local" in reason or "__main__" in reason:
+        return (
+            ". Define it at the top level of a module that can be imported, "
+            "or install parallelkit[cloudpickle]"
+        )
+    if what == "result":
+        return ". Return plain data, or only what is needed of it"
+    if what in ("item", "initializer"):
+        return ". Send what it can be made from, and make it in the worker"
+    return ""
+
+
+class RemoteError(ParallelKitError):
+    """Stands in for an exception of a worker that cannot be rebuilt here.
+
+    type_name: the name of its type. traceback: its whole traceback, as text.
+    """
+
+    def __init__(self, *, type_name: str, text: str, traceback: str) -> None:
+        self.type_name = type_name
+        self.traceback = traceback
+        super().__init__(f"{type_name}: {text}" if text else type_name)
+
+
+class ClosedError(ParallelKitError, ValueError, RuntimeError):
+    """What was asked for needs a pool that is open (or closed, in the case of `join`)."""
+
+
+def _item(index: int | None) -> str:
+    return "the call" if index is None else f"item {index}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
