@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from typing_extensions import TypedDict
@@ -18,21 +18,34 @@ from .engines import Engine, resolve
 from .errors import TaskTimeoutError, WorkerDiedError
 from .progress import Reporter
 from .resources import available_cpus, parse_memory
+from .scheduler import JobSpec
 
 Errors: TypeAlias = Literal["raise", "group", "return"]
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
 
-class MapOptions(TypedDict, total=False):
-    """What all map calls take.
+class CallOptions(TypedDict, total=False):
+    """What each call takes, on a pool of its own or on one that is there already.
 
-    max_workers: how many workers at most; None: as many as this process may use CPUs.
-    chunksize: items a worker is given at once; None: by how long they take.
     timeout: seconds for the whole call, then `CallTimeoutError`.
     task_timeout: seconds for each item, then `TaskTimeoutError`; its worker is ended.
     retries: how often an item is run again after one of `retry_on`.
     retry_on: exception types; by default `WorkerDiedError` and `TaskTimeoutError`.
     progress: True (a bar, with tqdm), or an object with `update(n)` and `close()`.
+    """
+
+    timeout: float | None
+    task_timeout: float | None
+    retries: int
+    retry_on: RetryOn
+    progress: bool | Reporter
+
+
+class MapOptions(CallOptions, total=False):
+    """What the map functions take besides `CallOptions`.
+
+    max_workers: how many workers at most; None: as many as this process may use CPUs.
+    chunksize: items a worker is given at once; None: by how long they take.
     initializer, initargs: called in each worker before its first item.
     max_tasks_per_child: a worker ends after so many items and is replaced.
     memory_limit: bytes, or text such as "2GiB", for a worker with its descendants.
@@ -42,11 +55,6 @@ class MapOptions(TypedDict, total=False):
 
     max_workers: int | None
     chunksize: int | None
-    timeout: float | None
-    task_timeout: float | None
-    retries: int
-    retry_on: RetryOn
-    progress: bool | Reporter
     initializer: Callable[..., object] | None
     initargs: Iterable[Any]
     max_tasks_per_child: int | None
@@ -66,6 +74,26 @@ class CallSettings:
     retries: int = 0
     retry_on: tuple[type[BaseException], ...] = (WorkerDiedError, TaskTimeoutError)
     progress: bool | Reporter = False
+
+    def job(self, size: int | None, *, at_hand: bool, single: bool = False) -> JobSpec:
+        """The call for the scheduler, where the results are wanted all together."""
+        return JobSpec(
+            size=size,
+            at_hand=at_hand,
+            single=single,
+            chunksize=self.chunksize,
+            timeout=self.timeout,
+            task_timeout=self.task_timeout,
+            retries=self.retries,
+            retry_on=self.retry_on,
+            stop_on_failure=self.errors == "raise",
+        )
+
+    def stream(self, size: int | None, *, ordered: bool, buffersize: int | None) -> JobSpec:
+        """The call for the scheduler, where the results are taken one by one."""
+        return replace(
+            self.job(size, at_hand=False), streaming=True, ordered=ordered, buffersize=buffersize
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,15 +125,18 @@ def _children_by_psutil(pid: int) -> list[int]:
         return []
 
 
-def descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[Pid]:
     """All that `pid` started, and what those started, parents before their children."""
-    found = children(pid)
-    seen = set(found)
-    for parent in found:  # which grows meanwhile
+    found: list[Pid] = []
+    seen = {int(pid)}
+    ahead = [int(pid)]
+    for parent in ahead:  # which grows meanwhile
         for child in children(parent):
-            if child not in seen:
+            known = None if child in seen else identity(child)
+            if known is not None:
                 seen.add(child)
-                found.append(child)
+                ahead.append(child)
+                found.append(known)
     return found
 
 
@@ -160,8 +163,35 @@ def tree_resident_set(pid: int) -> int:
     return resident_set(pid) + sum(map(resident_set, descendants(pid)))
 
 
+class Pid(int):
+    """A process id with the start time of its process, so that it is not mistaken for a later one."""
+
+    started: float
+
+    def __new__(cls, pid: int, started: float) -> Pid:
+        """`started` is what `start_time(pid)` said."""
+        self = super().__new__(cls, pid)
+        self.started = started
+        return self
+
+
+def identity(pid: int) -> Pid | None:
+    """A process id that stays with its process; None where there is no such process (any more)."""
+    started = start_time(pid)
+    if started is None or (isinstance(pid, Pid) and pid.started != started):
+        return None
+    return Pid(pid, started)
+
+
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and not a zombie."""
+    """Whether a process is there and not a zombie; for a `Pid`, whether it is that very process."""
+    return (
+        _is_running(pid)
+        and not (isinstance(pid, Pid) and pid.started != start_time(pid))
+    )
+
+
+def _is_running(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")

@@ -1,0 +1,213 @@
+"""Results one by one, while others are still being worked on."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from .driver import Call, Driver
+from .errors import CallTimeoutError
+from .options import CallSettings, seconds
+from .outcomes import Failure, Success
+from .progress import make_reporter
+from .scheduler import Deliver
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class _Raise:
+    """Stands in the line of results for an exception to be raised there."""
+
+    __slots__ = ("exception",)
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
+
+
+class Stream:
+    """Takes the outcomes of one call, for an iterator to take them from here."""
+
+    def __init__(self, settings: CallSettings, size: int | None) -> None:
+        self.errors = settings.errors
+        self.results: deque[Any] = deque()
+        self.over = False
+        self.exception: BaseException | None = None
+        self.failures: list[BaseException] = []
+        self.completed = 0
+        self.reporter = make_reporter(settings.progress, size)
+
+    def deliver(self, outcomes: Deliver) -> None:
+        """Take final outcomes."""
+        values, failures = outcomes.values, outcomes.failures or {}
+        self.completed += len(values)
+        if self.errors == "return":
+            for offset, value in enumerate(values):
+                index = outcomes.start + offset
+                failed = offset in failures
+                self.results.append(
+                    Failure(index, failures[offset]) if failed else Success(index, value)
+                )
+        elif not failures:
+            self.results.extend(values)
+        else:
+            self._deliver_failures(values, failures)
+        if self.reporter is not None:
+            if failures:
+                self.reporter.failed(len(self.failures))
+            self.reporter.update(len(values))
+
+    def _deliver_failures(self, values: list[Any], failures: Any) -> None:
+        self.failures += failures.values()
+        for offset, value in enumerate(values):
+            if offset not in failures:
+                self.results.append(value)
+            elif self.errors == "raise":
+                self.results.append(_Raise(failures[offset]))
+
+    def finish(self, exception: BaseException | None) -> None:
+        """There will be no more."""
+        if self.reporter is not None:
+            self.reporter.close()
+            exception = exception or self.reporter.error
+        if exception is None and self.errors == "group" and self.failures:
+            exception = BaseExceptionGroup(
+                f"{len(self.failures)} of {self.completed} items failed", self.failures
+            )
+        self.exception = exception
+        self.over = True
+
+    def has_news(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self.results) or self.over
+
+    def untaken_failures(self) -> list[BaseException]:
+        """What nobody has been told."""
+        waiting = [entry.exception for entry in self.results if isinstance(entry, _Raise)]
+        return [*waiting, self.exception] if self.exception is not None else waiting
+
+
+class ResultIterator(Iterator[R_co], Generic[R_co]):
+    """An iterator over results; `close` ends the work that is still under way.
+
+    It may be used as a context manager, which closes it, and by several threads.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        begin: Callable[[Stream], tuple[Driver, Call]],
+        *,
+        owns_driver: bool,
+    ) -> None:
+        self._stream = stream
+        self._begin = begin
+        self._owns_driver = owns_driver
+        self._driver: Driver | None = None
+        self._call: Call | None = None
+        self._untold = 0  # results taken that the scheduler does not know of
+        self._begun = False
+        self._closed = False
+        self._lock = threading.RLock()
+
+    def start(self) -> None:
+        """Begin the work, where that is not to wait for the first `next`."""
+        with self._lock:
+            if self._call is None and not self._closed:
+                self._driver, self._call = self._begin(self._stream)
+
+    def __iter__(self) -> ResultIterator[R_co]:
+        return self
+
+    def __next__(self) -> R_co:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> R_co:
+        """The next result. `CallTimeoutError` where it is not there within `timeout` seconds.
+
+        Raises the exception of a failed item in its place, and StopIteration at the end.
+        """
+        limit = None if timeout is None else seconds("timeout", timeout, zero=True)
+        with self._lock:
+            self._begun = True
+            results = self._stream.results
+            if not results:
+                self._await(limit)
+            if not results:
+                self._end()
+            entry = results.popleft()
+            self._untold += 1
+            if self._untold > len(results) // 2:
+                self._tell()
+        if type(entry) is not _Raise:
+            result: R_co = entry
+            return result
+        if self._owns_driver:
+            self.close()
+        raise entry.exception
+
+    def _await(self, timeout: float | None) -> None:
+        self.start()
+        driver, call = self._driver, self._call
+        if driver is None or call is None:
+            return
+        self._tell()
+        try:
+            arrived = driver.wait(call, timeout, self._stream.has_news)
+        except BaseException:
+            if self._owns_driver:
+                self.close()
+            raise
+        if not arrived and not self._stream.has_news():
+            assert timeout is not None
+            raise CallTimeoutError(timeout=timeout, completed=self._stream.completed)
+
+    def _tell(self) -> None:
+        if self._untold and self._driver is not None and self._call is not None:
+            count, self._untold = self._untold, 0
+            self._driver.consumed(self._call, count)
+
+    def _end(self) -> None:
+        error, self._stream.exception = self._stream.exception, None
+        self.close()
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """End what is still under way; there are no more results after that."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            driver, call, stream = self._driver, self._call, self._stream
+            stream.results.clear()
+            if stream.reporter is not None:
+                stream.reporter.close()
+            if driver is None or call is None:
+                return
+            if not self._owns_driver:
+                if not call.done:
+                    driver.cancel(call)
+            elif stream.over and stream.exception is None:
+                driver.shut_down()
+            else:
+                driver.terminate()
+            stream.over = True
+
+    def __enter__(self) -> ResultIterator[R_co]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        driver = getattr(self, "_driver", None)
+        if driver is None or self._closed or not (self._begun or self._owns_driver):
+            return
+        # Whoever is asked by the garbage collector may hold any lock: no waiting here.
+        if self._owns_driver:
+            driver.discard()
+        elif self._call is not None and not self._call.done:
+            driver.discard_call(self._call)
