@@ -64,6 +64,8 @@ _MOMENTS = 20
 _DRAW_SECONDS = 0.01
 #: What is left of workers this long after they were to be killed is given up, in seconds.
 _END_SECONDS = 10.0
+#: How long to wait for a thread that draws an input which does not end, in seconds.
+_FEEDER_SECONDS = 0.2
 
 
 class Sink(Protocol):
@@ -120,6 +122,7 @@ class Driver:
         self._sleeps_until: float | None = None
         self._waiting: dict[Call, None] = {}  # calls that threads wait for without driving
         self._service: threading.Thread | None = None
+        self._feeders: list[threading.Thread] = []
         self._service_news = threading.Condition(self._lock)
         self._service_sleeps = False
         self._ended = threading.Condition(self._lock)
@@ -132,6 +135,11 @@ class Driver:
     def counters(self) -> Any:
         """The scheduler's counters."""
         return self._scheduler.counters
+
+    @property
+    def closed(self) -> bool:
+        """Whether all is over here, or belongs to another process."""
+        return self._closed or os.getpid() != self._owner
 
     @property
     def workers(self) -> int:
@@ -387,8 +395,19 @@ class Driver:
 
     # The service thread
 
-    def serve(self) -> None:
-        """From now on calls go on also where nobody waits for them."""
+    def serve(self, call: Call | None = None) -> None:
+        """From now on calls go on also where nobody waits for them.
+
+        With `call`, its input is drawn in a thread of its own: whoever takes its results may do so to
+        make the next items.
+        """
+        if call is not None and call.source is not None:
+            self._feeders = [thread for thread in self._feeders if thread.is_alive()]
+            feeder = threading.Thread(
+                target=self.feed, args=(call,), name="parallelkit-feeder", daemon=True
+            )
+            self._feeders.append(feeder)
+            feeder.start()
         with self._lock:
             if self._service is None and not self._closed:
                 self._service = threading.Thread(
@@ -440,24 +459,64 @@ class Driver:
             if not self._drive_until(lambda: not self._scheduler.workers, deadline):
                 return False
             self._close()
-        self._join_service()
+        self._join_threads()
         return True
 
-    def terminate(self) -> None:
-        """End all work and all workers now, by force where needed."""
+    def terminate(self, grace: float | None = None) -> None:
+        """End all work and all workers now; by force where they are still there after `grace` seconds."""
         if os.getpid() != self._owner:
             return
-        with self._lock:
-            if not self._closed:
-                now = time.monotonic()
-                self._scheduler.end_all(ClosedError("the pool was terminated"), now)
-                self._scheduler.kill_workers(now)
-                self._carry_out()
-                self._hand_out()
-                self._crew.wake()
-                self._drive_until(lambda: not self._scheduler.workers, now + _END_SECONDS)
-                self._close()
-        self._join_service()
+        try:
+            with self._lock:
+                if not self._closed:
+                    self._end_work(grace)
+                    self._close()
+        except BaseException:
+            # A second Ctrl-C, say, or a first one that struck in the midst of a step.
+            self.abandon()
+            raise
+        self._join_threads()
+
+    def _end_work(self, grace: float | None) -> None:
+        now = time.monotonic()
+        if grace is not None:
+            self._scheduler.grace = grace
+        self._scheduler.end_all(ClosedError("the pool was terminated"), now)
+        self._scheduler.kill_workers(now)
+        self._carry_out()
+        self._hand_out()
+        self._crew.wake()
+        self._drive_until(lambda: not self._scheduler.workers, now + _END_SECONDS)
+
+    def discard(self) -> None:
+        """Terminate, called by the garbage collector, which may interrupt this very driver."""
+        if self._closed or os.getpid() != self._owner:
+            return
+        if self._may_enter():
+            self.terminate()
+        else:
+            self._in_background(self.terminate)
+
+    def discard_call(self, call: Call) -> None:
+        """Cancel, called by the garbage collector."""
+        if self._closed or os.getpid() != self._owner:
+            return
+        if self._may_enter():
+            self.cancel(call)
+        else:
+            self._in_background(lambda: self.cancel(call))
+
+    def _may_enter(self) -> bool:
+        if self._driving == threading.get_ident() or not self._lock.acquire(blocking=False):
+            return False
+        self._lock.release()
+        return True
+
+    def _in_background(self, function: Callable[[], None]) -> None:
+        try:
+            threading.Thread(target=function, name="parallelkit-discard", daemon=True).start()
+        except RuntimeError:  # the interpreter is about to end
+            self.abandon()
 
     def _drive_until(self, reached: Callable[[], bool], deadline: float | None) -> bool:
         while not reached() and not self._closed:
@@ -478,11 +537,11 @@ class Driver:
             for call in [*self._calls.values(), *self._waiting]:
                 call.news.notify_all()
 
-    def _join_service(self) -> None:
-        service = self._service
-        if service is not None and service is not threading.current_thread():
-            with contextlib.suppress(RuntimeError):
-                service.join()
+    def _join_threads(self) -> None:
+        for thread in (self._service, *self._feeders):
+            if thread is not None and thread is not threading.current_thread():
+                # A feeder may be blocked in the caller's own input: it ends when that moves on.
+                thread.join(None if thread is self._service else _FEEDER_SECONDS)
 
     def abandon(self) -> None:
         """Kill what there is, without asking: the interpreter is about to end, or the owner forgot us."""

@@ -69,10 +69,15 @@ class Gathering:
             exception = self._failure()
         if exception is None and self._reporter is not None:
             exception = self._reporter.error
-        self.exception = exception
-        self._trace = None if exception is None else exception.__traceback__
+        if exception is not None:
+            self.set_error(exception)
         if self._on_end is not None:
             self._on_end(self)
+
+    def set_error(self, exception: BaseException) -> None:
+        """What the call ends in."""
+        self.exception = exception
+        self._trace = exception.__traceback__
 
     def close(self) -> None:
         """Close the progress bar, also where the call is left early."""

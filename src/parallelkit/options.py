@@ -75,6 +75,11 @@ class CallSettings:
     retry_on: tuple[type[BaseException], ...] = (WorkerDiedError, TaskTimeoutError)
     progress: bool | Reporter = False
 
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether somebody has to look at the clock."""
+        return self.timeout is not None or self.task_timeout is not None
+
     def job(self, size: int | None, *, at_hand: bool, single: bool = False) -> JobSpec:
         """The call for the scheduler, where the results are wanted all together."""
         return JobSpec(

@@ -68,7 +68,7 @@ class Scheduler:
         self.broken: BaseException | None = None
         self._max_tasks = max_tasks_per_child
         self._memory_limit = memory_limit
-        self._grace = grace
+        self.grace = grace
         self._now = 0.0
         self._out: list[m.Command] = []
         self._jobs: dict[int, Job] = {}
@@ -258,12 +258,12 @@ class Scheduler:
     def _stop(self, worker: Worker) -> None:
         self._roster.retire(worker, State.STOPPING)
         self._out.append(m.StopWorker(worker.id))
-        self._timers.set(("stop", worker.id), self._now + self._grace)
+        self._timers.set(("stop", worker.id), self._now + self.grace)
 
     def _kill(self, worker: Worker) -> None:
         self._roster.retire(worker, State.DYING)
         self._out.append(m.Kill(worker.id, force=False))
-        self._timers.set(("kill", worker.id), self._now + self._grace)
+        self._timers.set(("kill", worker.id), self._now + self.grace)
 
     def _revoke(self, worker: Worker, verdict: Verdict | None = None) -> None:
         worker.verdict = verdict
