@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
+from typing_extensions import Buffer
+
 from .errors import SerializationError
 
-loads = pickle.loads
+
+def loads(data: Buffer, buffers: Iterable[Any] = ()) -> Any:
+    """The object that `dumps` was given; `buffers` are those that travelled beside the pickle."""
+    return pickle.loads(data, buffers=buffers)
+
 
 #: Buffers from this size on travel beside the pickle and not in it, in bytes.
 LARGE = 1 << 15

@@ -164,7 +164,8 @@ class _ThreadCrew:
             member.inbox.put((chunk, self._works[chunk.job]))
 
     def stop(self, worker: int) -> None:
-        self._members[worker].inbox.put(None)
+        if worker in self._members:
+            self._members[worker].inbox.put(None)
 
     def kill(self, worker: int, *, force: bool) -> None:
         member = self._members.get(worker)
@@ -177,10 +178,12 @@ class _ThreadCrew:
         self._posted.put((member, WorkerDied(worker, death)))
 
     def observe(self, worker: int) -> Event:
-        return Observed(worker, self._members[worker].place)
+        member = self._members.get(worker)
+        return Observed(worker, member.place if member else None)
 
     def revoke(self, worker: int) -> Event:
-        return Revoked(worker, self._members[worker].revoke())
+        member = self._members.get(worker)
+        return Revoked(worker, member.revoke() if member else None)
 
     def measure(self, worker: int) -> Event:
         return Measured(worker, 0)

@@ -266,7 +266,7 @@ class Scheduler:
         self._timers.set(("kill", worker.id), self._now + self.grace)
 
     def _revoke(self, worker: Worker, verdict: Verdict | None = None) -> None:
-        worker.verdict = verdict
+        worker.verdict = verdict or worker.verdict
         self._out.append(m.Revoke(worker.id))
 
     # The input of a call
@@ -386,14 +386,18 @@ class Scheduler:
         self._jobs[chunk.job].held -= 1
 
     def _on_stopped_short(self, event: m.StoppedShort) -> None:
-        worker = self._roster.all[event.worker]
+        worker = self._roster.all.get(event.worker)
+        if worker is None:
+            return
         chunk = worker.find(event.chunk)
         if chunk is not None:
             self._take_back(worker, chunk, chunk.start + event.position)
             self._refill(worker)
 
     def _on_unreadable(self, event: m.Unreadable) -> None:
-        worker = self._roster.all[event.worker]
+        worker = self._roster.all.get(event.worker)
+        if worker is None:
+            return
         chunk = worker.find(event.chunk)
         if chunk is not None:
             chunk.piecewise = True
@@ -485,7 +489,9 @@ class Scheduler:
                 self._revoke(worker)
 
     def _on_observed(self, event: m.Observed) -> None:
-        worker = self._roster.all[event.worker]
+        worker = self._roster.all.get(event.worker)
+        if worker is None:
+            return
         place = event.place
         if not worker.usable or not worker.chunks:
             return
@@ -513,10 +519,12 @@ class Scheduler:
             self._timers.set(("task", worker.id), self._now + max(AGAIN_SECONDS, soonest / 8))
 
     def _on_revoked(self, event: m.Revoked) -> None:
-        worker = self._roster.all[event.worker]
-        verdict, worker.verdict = worker.verdict, None
+        worker = self._roster.all.get(event.worker)
+        if worker is None:
+            return
         if not worker.usable:
             return
+        verdict, worker.verdict = worker.verdict, None
         place = event.place
         if place is None:
             worker.revoking = True
@@ -548,7 +556,9 @@ class Scheduler:
         return place is not None and verdict.place == place
 
     def _on_measured(self, event: m.Measured) -> None:
-        worker = self._roster.all[event.worker]
+        worker = self._roster.all.get(event.worker)
+        if worker is None:
+            return
         limit = self._memory_limit
         if limit is None or not worker.usable or not worker.chunks:
             return

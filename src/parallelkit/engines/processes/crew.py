@@ -14,7 +14,7 @@ import selectors
 import signal
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -63,7 +63,7 @@ class _Member:
         self.inherited: frozenset[int] = frozenset()
         self.last_chunk = 0
         self.baseline = 0  # bytes that a forked worker shares with its parent
-        self.descendants: list[int] = []  # as seen when it was told to end
+        self.descendants: Sequence[int] = ()  # as seen when it was told to end
         self.writing = False
         self.init_error: BaseException | None = None
         self.process: BaseProcess
@@ -171,7 +171,9 @@ class ProcessCrew:
         self._selector.register(member.socket, _READ, (member, False))
 
     def stop(self, worker: int) -> None:
-        member = self._members[worker]
+        member = self._members.get(worker)
+        if member is None:
+            return
         member.descendants = resources.descendants(member.pid)
         self._send(member, pack(p.STOP))
 
