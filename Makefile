@@ -1,0 +1,46 @@
+# Two commands: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+VENV ?= .venv
+BIN = "$(VENV)/bin"
+STAMP = $(VENV)/.installed
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint typing bench ci clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMP) ## survey the standard library with pool_map: the main job on real input
+	$(BIN)/python examples/stdlib_survey.py
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check format, style and the directions of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+typing: $(STAMP) ## check the types, with mypy and pyright
+	$(BIN)/mypy --strict
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes parallelkit --ignoreexternal
+
+bench: $(STAMP) ## measure against multiprocessing and concurrent.futures
+	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-only benchmarks
+
+ci: ## all that CI runs
+	.ci/run
+
+clean: ## remove what these commands made
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+
+# The stamp is younger than pyproject.toml: nothing to install.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "parallelkit needs Python 3.11 or later: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit("parallelkit needs Python 3.11 or later, this is " + sys.version if sys.version_info < (3, 11) else 0)'
+	"$(PYTHON)" -m venv "$(VENV)"
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[progress,cloudpickle]" --group dev
+	@touch "$(STAMP)"
