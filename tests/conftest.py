@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import psutil
+import pytest
+
+import parallelkit.guardian
+
+hypothesis.settings.register_profile("parallelkit", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("parallelkit")
+
+START_METHODS = multiprocessing.get_all_start_methods()
+#: What multiprocessing starts once for a whole program.
+_LASTING = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+#: What is being ended may take so long until it is gone, in seconds.
+_PATIENCE = 5.0
+
+
+def _processes() -> set[int]:
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+            parent = child.parent()
+            above = " ".join(parent.cmdline()) if parent is not None else ""
+        except psutil.Error:
+            continue
+        # A fork server's own children have its command line, too, but not its parent.
+        lasting = any(name in command for name in _LASTING)
+        if not (lasting and not any(name in above for name in _LASTING)):
+            found.add(child.pid)
+    return found
+
+
+def _state() -> dict[str, set[Any]]:
+    descriptors = {
+        f"{name} -> {target}"
+        for name in os.listdir("/proc/self/fd")
+        if (target := _target(f"/proc/self/fd/{name}"))
+    }
+    return {
+        "processes": _processes(),
+        "threads": {t.name for t in threading.enumerate() if not t.name.startswith("ThreadPool")},
+        "descriptors": descriptors,
+        "shared memory": set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set(),
+    }
+
+
+def _target(path: str) -> str:
+    try:
+        target = os.readlink(path)
+    except OSError:
+        return ""
+    return "" if target.startswith("/proc") else target
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test ends with the processes, threads, descriptors and segments that it began with."""
+    # The fork server and the resource tracker are started once, and not by the test that is looked at.
+    _start_lasting()
+    before = _state()
+    yield
+    parallelkit.guardian.stop()
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        after = _state()
+        left = {kind: after[kind] - before[kind] for kind in after if after[kind] - before[kind]}
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {left}")
+        gc.collect()
+        time.sleep(0.01)
+
+
+_lasting_started = False
+
+
+def _start_lasting() -> None:
+    global _lasting_started
+    if not _lasting_started:
+        _lasting_started = True
+        for method in ("forkserver", "spawn"):
+            parallelkit.pool_map(abs, [1], start_method=method)
+        parallelkit.guardian.stop()
+
+
+@pytest.fixture(params=START_METHODS)
+def start_method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[*START_METHODS, "threads", "serial"])
+def engine(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The options that choose an engine: the processes engine with each start method, and the others."""
+    if request.param in START_METHODS:
+        return {"engine": "processes", "start_method": request.param}
+    return {"engine": request.param}
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Counting:
+    """Tasks that count their runs in files, so that what ran twice is seen from outside."""
+    return Counting(tmp_path)
+
+
+class Counting:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, item: object) -> None:
+        with open(self.folder / f"ran-{item}", "a") as file:
+            file.write("x")
+
+    def runs(self) -> dict[str, int]:
+        return {
+            path.name.removeprefix("ran-"): path.stat().st_size for path in self.folder.glob("ran-*")
+        }
