@@ -68,6 +68,11 @@ _END_SECONDS = 10.0
 _FEEDER_SECONDS = 0.2
 
 
+#: Writes an item into a note: shortened, as it may be large, but a path stays whole.
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 160
+
+
 class Sink(Protocol):
     """Where the outcomes of a call go. Called without the driver's lock; must not raise."""
 
@@ -588,7 +593,7 @@ def _take(source: Iterator[Any], most: int, items: list[Any]) -> bool:
 def _name_item(call: Call, index: int, exception: BaseException) -> None:
     """Add the note that says which item an exception is about."""
     try:
-        item = reprlib.repr(call.work.item(index))
+        item = _short.repr(call.work.item(index))
     except Exception as error:
         item = f"(its repr raised {type(error).__name__})"
     if call.work.style is Style.APPLY:

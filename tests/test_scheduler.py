@@ -1,0 +1,334 @@
+"""The scheduler against a model of workers: whatever happens, each item gets exactly one outcome."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parallelkit import scheduler as s
+from parallelkit.errors import CallTimeoutError, ClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitError
+
+
+class FakeWorker:
+    """A worker as the protocol has it: chunks in turn, items in turn, a place, a revoked mark."""
+
+    def __init__(self) -> None:
+        self.chunks: deque[s.Chunk] = deque()
+        self.stops: deque[int] = deque()  # how long each chunk was when it was sent
+        self.position = 0
+        self.place: s.Place | None = None
+        self.running = False
+        self.revoked = 0
+        self.last = 0
+        self.stopping = False
+
+
+class World:
+    """Workers, a clock and callers, all made up."""
+
+    def __init__(self, data: st.DataObject, machine: s.Scheduler, inputs: dict[int, int | None]) -> None:
+        self.data = data
+        self.machine = machine
+        self.now = 0.0
+        self.workers: dict[int, FakeWorker] = {}
+        self.left = inputs  # items that the lazy input of a job still has
+        self.draws: deque[s.Draw] = deque()
+        self.outcomes: dict[int, list[tuple[int, Any]]] = {}
+        self.finished: dict[int, BaseException | None] = {}
+        self.runs: Counter[tuple[int, int]] = Counter()
+        self.drawn: Counter[int] = Counter()
+        self.most_started = 0
+
+    # The engine's part
+
+    def carry_out(self) -> None:
+        while commands := self.machine.commands():
+            for command in commands:
+                self.carry(command)
+
+    def tell(self, event: s.Event) -> None:
+        self.machine.handle(event, self.now)
+        self.carry_out()
+
+    def carry(self, command: s.Command) -> None:
+        match command:
+            case s.StartWorker(number):
+                self.workers[number] = FakeWorker()
+                self.most_started = max(self.most_started, len(self.workers))
+            case s.RunChunk(number, chunk):
+                worker = self.workers.get(number)
+                if worker is not None:
+                    worker.chunks.append(chunk)
+                    worker.stops.append(len(chunk))
+                    worker.last = chunk.id
+            case s.StopWorker(number):
+                self.workers[number].stopping = True
+            case s.Kill(number, _):
+                if number in self.workers:
+                    self.die(number, signal=15)
+            case s.Observe(number):
+                worker = self.workers.get(number)
+                self.machine.handle(s.Observed(number, worker.place if worker else None), self.now)
+            case s.Revoke(number):
+                worker = self.workers.get(number)
+                if worker is None:
+                    self.machine.handle(s.Revoked(number, None), self.now)
+                    return
+                worker.revoked = worker.last
+                # A worker between two items may answer by itself.
+                silent = not worker.running and worker.place is not None
+                place = None if silent else worker.place or s.Place(0, 0, 0.0)
+                self.machine.handle(s.Revoked(number, place), self.now)
+            case s.Measure(number):
+                self.machine.handle(s.Measured(number, 0), self.now)
+            case s.Draw():
+                self.draws.append(command)
+            case s.Deliver(job, start, values, failures):
+                assert job not in self.finished
+                for at, value in enumerate(values):
+                    self.outcomes.setdefault(job, []).append((start + at, (failures or {}).get(at, value)))
+            case s.Finish(job, exception):
+                assert job not in self.finished
+                self.finished[job] = exception
+            case s.Broken(_):
+                pass
+
+    # What may happen
+
+    def die(self, number: int, signal: int = 9) -> None:
+        worker = self.workers.pop(number)
+        self.machine.handle(s.WorkerDied(number, s.Death(number, -signal, signal, worker.place)), self.now)
+
+    def begin_item(self, number: int) -> None:
+        """The worker starts its next item, or sees that it is not to."""
+        worker = self.workers[number]
+        if worker.running or not worker.chunks:
+            return
+        chunk = worker.chunks[0]
+        if worker.revoked >= chunk.id:
+            worker.chunks.popleft()
+            worker.stops.popleft()
+            position, worker.position = worker.position, 0
+            self.tell(s.StoppedShort(number, chunk.id, position))
+            return
+        worker.running = True
+        worker.place = s.Place(chunk.id, worker.position, self.now)
+        self.runs[chunk.job, chunk.start + worker.position] += 1
+
+    def end_item(self, number: int, error: BaseException | None = None) -> None:
+        worker = self.workers[number]
+        if not worker.running:
+            return
+        worker.running = False
+        chunk, position = worker.chunks[0], worker.position
+        worker.position += 1
+        worker.place = s.Place(chunk.id, worker.position, self.now)
+        if worker.position >= worker.stops[0]:
+            worker.chunks.popleft()
+            worker.stops.popleft()
+            worker.position = 0
+        failures = None if error is None else {0: error}
+        self.tell(s.Results(number, chunk.id, position, [chunk.start + position], failures, 0.001))
+
+    def draw(self) -> None:
+        command = self.draws.popleft()
+        left = self.left[command.job]
+        count = command.count if left is None else min(command.count, left)
+        if left is not None:
+            self.left[command.job] = left - count
+        self.drawn[command.job] += count
+        self.tell(s.ItemsReady(command.job, count, self.left[command.job] == 0))
+
+    def step(self, *, faults: bool) -> None:
+        """One thing that may happen, chosen by hypothesis."""
+        choices = ["tick"]
+        busy = [n for n, w in self.workers.items() if w.chunks]
+        stopping = [n for n, w in self.workers.items() if w.stopping and not w.chunks]
+        if self.draws:
+            choices.append("draw")
+        if busy:
+            choices += ["begin", "end", "both", "both"]
+            if faults:
+                choices += ["fail", "die"]
+        if stopping:
+            choices.append("leave")
+        choice = self.data.draw(st.sampled_from(choices))
+        if choice == "tick":
+            self.now += self.data.draw(st.sampled_from([0.001, 0.01, 0.3]))
+            self.tell(s.Tick())
+        elif choice == "draw":
+            self.draw()
+        elif choice == "leave":
+            self.die(stopping[0], signal=0)
+            self.carry_out()
+        else:
+            number = self.data.draw(st.sampled_from(busy))
+            if choice in ("begin", "both", "fail"):
+                self.begin_item(number)
+            if choice == "die":
+                self.die(number)
+                self.carry_out()
+            elif choice != "begin" and number in self.workers:
+                self.end_item(number, ValueError("no") if choice == "fail" else None)
+
+    def drain(self) -> None:
+        """Nothing but good happens any more: all has to come to its end."""
+        for _ in range(10_000):
+            if not self.machine.jobs:
+                return
+            self.now += 0.002
+            self.tell(s.Tick())
+            while self.draws:
+                self.draw()
+            for number in list(self.workers):
+                if number in self.workers:
+                    self.begin_item(number)
+                if number in self.workers:
+                    self.end_item(number)
+                if number in self.workers and self.workers[number].stopping:
+                    self.die(number, signal=0)
+                    self.carry_out()
+            for job, outcomes in self.outcomes.items():
+                self.tell(s.Consumed(job, len(outcomes)))
+        pytest.fail(f"hangs: {self.machine.jobs} jobs, {self.machine.workers} workers")
+
+
+JOBS = st.builds(
+    s.JobSpec,
+    size=st.integers(1, 40),
+    at_hand=st.booleans(),
+    chunksize=st.none() | st.integers(1, 7),
+    ordered=st.booleans(),
+    retries=st.integers(0, 2),
+    task_timeout=st.none() | st.just(0.2),
+    stop_on_failure=st.just(False),
+)
+
+
+@settings(max_examples=150)
+@given(
+    data=st.data(),
+    specs=st.lists(JOBS, min_size=1, max_size=3),
+    workers=st.integers(1, 4),
+    most_tasks=st.none() | st.integers(1, 5),
+)
+def test_each_item_gets_exactly_one_outcome(
+    data: st.DataObject, specs: list[s.JobSpec], workers: int, most_tasks: int | None
+) -> None:
+    machine = s.Scheduler(workers, max_tasks_per_child=most_tasks)
+    world = World(data, machine, {number: spec.size for number, spec in enumerate(specs, 1)})
+    for spec in specs:
+        machine.submit(spec, world.now)
+    world.carry_out()
+    for _ in range(data.draw(st.integers(0, 60))):
+        world.step(faults=True)
+    world.drain()
+
+    # Those that are being ended do not count: nobody waits for them.
+    for number, spec in enumerate(specs, 1):
+        indices = [index for index, _ in world.outcomes.get(number, [])]
+        if world.finished[number] is not None:
+            assert isinstance(world.finished[number], WorkerInitError)
+            assert len(set(indices)) == len(indices)
+            continue
+        assert sorted(indices) == list(range(spec.size or 0))
+        if spec.ordered:
+            assert indices == sorted(indices)
+        for index, value in world.outcomes[number]:
+            assert value == index or isinstance(value, (ValueError, WorkerDiedError, TaskTimeoutError))
+        for index in range(spec.size or 0):
+            assert world.runs[number, index] <= 1 + spec.retries
+    assert machine.jobs == 0
+
+
+@settings(max_examples=100)
+@given(
+    data=st.data(),
+    buffersize=st.integers(1, 20),
+    ordered=st.booleans(),
+    workers=st.integers(1, 3),
+)
+def test_an_endless_input_stays_within_the_buffer(
+    data: st.DataObject, buffersize: int, ordered: bool, workers: int
+) -> None:
+    machine = s.Scheduler(workers)
+    world = World(data, machine, {1: None})
+    spec = s.JobSpec(size=None, ordered=ordered, streaming=True, buffersize=buffersize, stop_on_failure=False)
+    job = machine.submit(spec, 0.0)
+    world.carry_out()
+    consumed = 0
+    for _ in range(80):
+        world.step(faults=False)
+        ready = len(world.outcomes.get(job, [])) - consumed
+        assert world.drawn[job] - consumed <= buffersize
+        if ready and data.draw(st.booleans()):
+            consumed += ready
+            world.tell(s.Consumed(job, ready))
+    world.tell(s.Cancel(job))
+    world.drain()
+    indices = [index for index, _ in world.outcomes.get(job, [])]
+    assert len(set(indices)) == len(indices)
+    if ordered:
+        assert indices == list(range(len(indices)))
+    assert job in world.finished
+
+
+@settings(max_examples=100)
+@given(data=st.data(), spec=JOBS, workers=st.integers(1, 3), way=st.sampled_from(["cancel", "timeout", "all"]))
+def test_a_call_can_be_ended_at_any_time(
+    data: st.DataObject, spec: s.JobSpec, workers: int, way: str
+) -> None:
+    machine = s.Scheduler(workers)
+    timeout = 5.0 if way == "timeout" else None
+    spec = s.JobSpec(spec.size, spec.at_hand, chunksize=spec.chunksize, timeout=timeout, stop_on_failure=False)
+    world = World(data, machine, {1: spec.size})
+    machine.submit(spec, 0.0)
+    world.carry_out()
+    for _ in range(data.draw(st.integers(0, 30))):
+        world.step(faults=True)
+    over = 1 in world.finished
+    if way == "cancel":
+        world.tell(s.Cancel(1, ClosedError("enough")))
+    elif way == "all":
+        machine.end_all(ClosedError("enough"), world.now)
+        world.carry_out()
+    else:
+        world.now += 10
+        world.tell(s.Tick())
+    world.drain()
+    if not over and way != "timeout":
+        assert isinstance(world.finished[1], (ClosedError, WorkerInitError))
+    elif not over:
+        assert isinstance(world.finished[1], (CallTimeoutError, WorkerInitError))
+
+
+def test_a_death_costs_the_item_that_ran_and_no_other() -> None:
+    machine = s.Scheduler(1)
+    machine.submit(s.JobSpec(size=4, at_hand=True, chunksize=4, stop_on_failure=False), 0.0)
+    start, run = machine.commands()
+    assert isinstance(start, s.StartWorker)
+    assert isinstance(run, s.RunChunk)
+    machine.handle(s.Results(1, run.chunk.id, 0, ["a"], None, 0.1), 0.1)
+    machine.handle(s.WorkerDied(1, s.Death(9, -9, 9, s.Place(run.chunk.id, 1, 0.1))), 0.2)
+    deliveries = [c for c in machine.commands() if isinstance(c, s.Deliver)]
+    assert [(d.start, d.values) for d in deliveries] == [(0, ["a"]), (1, [None])]
+    error = (deliveries[1].failures or {})[0]
+    assert isinstance(error, WorkerDiedError)
+    assert (error.index, error.pid, error.signal, error.started) == (1, 9, 9, True)
+
+
+def test_starts_that_always_fail_end_all_calls() -> None:
+    machine = s.Scheduler(1)
+    machine.submit(s.JobSpec(size=2, at_hand=True), 0.0)
+    starts = 0
+    while starts < 10 and (started := [c for c in machine.commands() if isinstance(c, s.StartWorker)]):
+        starts += 1
+        machine.handle(s.StartFailed(started[0].worker, ZeroDivisionError()), 0.1)
+    assert starts == 3
+    assert isinstance(machine.broken, WorkerInitError)
+    assert isinstance(machine.broken.__cause__, ZeroDivisionError)
+    assert machine.jobs == 0
