@@ -186,6 +186,7 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
             if stream.reporter is not None:
                 stream.reporter.close()
             if driver is None or call is None:
+                stream.over = True
                 return
             if not self._owns_driver:
                 if not call.done:
@@ -194,6 +195,8 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
                 driver.shut_down()
             else:
                 driver.terminate()
+            stream.results.clear()
+            stream.exception = None
             stream.over = True
 
     def __enter__(self) -> ResultIterator[R_co]:

@@ -1,0 +1,173 @@
+"""Functions for workers: at the top level of a module, so that each start method can send them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def add(x: int, y: int = 10) -> int:
+    return x + y
+
+
+def pid(_: object = None) -> int:
+    return os.getpid()
+
+
+def echo(x: Any) -> Any:
+    return x
+
+
+def fail_on_three(x: int) -> int:
+    if x == 3:
+        raise ValueError("three", x)
+    return x
+
+
+def fail_on_odd(x: int) -> int:
+    if x % 2:
+        raise KeyError(x)
+    return x
+
+
+def count_and(folder: str, what: str, bad: int, x: int) -> int:
+    """Note that item `x` runs, and let something happen at item `bad`."""
+    with open(Path(folder, f"ran-{x}"), "a") as file:
+        file.write("x")
+    if x == bad:
+        happen(what)
+    return x
+
+
+def happen(what: str) -> None:
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif what == "exit 0":
+        os._exit(0)
+    elif what == "exit 7":
+        os._exit(7)
+    elif what == "sys.exit":
+        sys.exit("bye")
+    elif what == "raise":
+        raise ValueError("raised")
+    elif what == "interrupt":
+        raise KeyboardInterrupt
+    elif what == "stuck":
+        wait_for_ever()
+    elif what == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        wait_for_ever()
+    elif what == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "unpicklable":
+        raise Unpicklable(threading.Lock())
+
+
+def wait_for_ever() -> None:
+    while True:
+        try:
+            time.sleep(3600)
+        except BaseException:  # noqa: BLE001, RUF100 - it swallows everything, on purpose
+            continue
+
+
+class Unpicklable(Exception):
+    def __init__(self, lock: Any) -> None:
+        super().__init__("with a lock")
+        self.lock = lock
+
+
+class TwoArguments(Exception):
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+        self.first, self.second = first, second
+
+
+def raise_two(x: int) -> None:
+    raise TwoArguments(x, x + 1)
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def return_lock(x: int) -> Any:
+    return threading.Lock() if x == 1 else x
+
+
+class Poison:
+    """Pickles well and cannot be unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_burst, ())
+
+
+def _burst() -> None:
+    raise RuntimeError("poison")
+
+
+def return_poison(x: int) -> Any:
+    return Poison() if x == 1 else x
+
+
+_state: list[int] = []
+
+
+def set_state(value: int) -> None:
+    _state.append(value)
+
+
+def get_state(_: object) -> list[int]:
+    return _state
+
+
+def broken_initializer() -> None:
+    raise LookupError("no licence")
+
+
+def start_child(folder: str) -> int:
+    """Start a process that would live for an hour, and wait."""
+    import subprocess
+
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
+    Path(folder, "child").write_text(str(child.pid))
+    Path(folder, "child").rename(Path(folder, "pid"))
+    return child.wait()
+
+
+def grow(x: int) -> int:
+    if x == 2:
+        hoard = []
+        while len(hoard) < 400:
+            hoard.append(bytearray(os.urandom(1 << 16) * 160))
+            time.sleep(0.01)
+    return x
+
+
+def deep(n: int) -> int:
+    return deep(n - 1) if n else 1 // 0
+
+
+def chained(x: int) -> None:
+    try:
+        deep(3)
+    except ZeroDivisionError as error:
+        failure = TwoArguments(x, 2)
+        failure.add_note("look here")
+        raise failure from error
+
+
+def grouped(x: int) -> None:
+    raise ExceptionGroup("two", [TwoArguments(x, 2), OSError(2, "gone", "/nowhere")])
