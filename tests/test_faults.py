@@ -1,0 +1,198 @@
+"""One fault costs one item, in each start method; nothing hangs, nothing runs twice, nothing stays."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import parallelkit
+import tasks
+from conftest import Counting
+from parallelkit import Failure, SerializationError, WorkerDiedError
+
+DEATHS: dict[str, dict[str, Any]] = {
+    "kill": {"exitcode": -9, "signal": 9},
+    "segfault": {"exitcode": -11, "signal": 11},
+    "exit 0": {"exitcode": 0, "signal": None},
+    "exit 7": {"exitcode": 7, "signal": None},
+}
+
+
+def _check_neighbours(outcomes: list[Any], bad: int, counting: Counting) -> BaseException:
+    assert [outcome.index for outcome in outcomes] == list(range(len(outcomes)))
+    for index, outcome in enumerate(outcomes):
+        if index != bad:
+            assert outcome.unwrap() == index
+    assert counting.runs() == {str(index): 1 for index in range(len(outcomes))}
+    assert isinstance(outcomes[bad], Failure)
+    return outcomes[bad].exception
+
+
+@pytest.mark.parametrize("chunksize", [None, 10])
+@pytest.mark.parametrize("what", DEATHS)
+def test_a_death_costs_one_item(
+    what: str, chunksize: int | None, start_method: str, counting: Counting
+) -> None:
+    work = functools.partial(tasks.count_and, str(counting.folder), what, 4)
+    outcomes = parallelkit.pool_map(
+        work, range(20), errors="return", start_method=start_method, max_workers=2, chunksize=chunksize
+    )
+    error = _check_neighbours(outcomes, 4, counting)
+    assert isinstance(error, WorkerDiedError)
+    assert (error.index, error.started) == (4, True)
+    assert {"exitcode": error.exitcode, "signal": error.signal} == DEATHS[what]
+    assert error.pid
+
+
+@pytest.mark.parametrize("what", ["stuck", "stubborn", "stopped"])
+def test_task_timeout_costs_one_item(what: str, start_method: str, counting: Counting) -> None:
+    work = functools.partial(tasks.count_and, str(counting.folder), what, 4)
+    outcomes = parallelkit.pool_map(
+        work, range(20), errors="return", start_method=start_method, max_workers=2, task_timeout=0.3, chunksize=10
+    )
+    error = _check_neighbours(outcomes, 4, counting)
+    assert isinstance(error, parallelkit.TaskTimeoutError)
+    assert (error.index, error.timeout) == (4, 0.3)
+
+
+@pytest.mark.parametrize("what", ["sys.exit", "raise", "interrupt", "unpicklable"])
+def test_an_exception_costs_one_item(what: str, start_method: str, counting: Counting) -> None:
+    work = functools.partial(tasks.count_and, str(counting.folder), what, 4)
+    outcomes = parallelkit.pool_map(work, range(20), errors="return", start_method=start_method)
+    error = _check_neighbours(outcomes, 4, counting)
+    expected = {"sys.exit": SystemExit, "raise": ValueError, "interrupt": KeyboardInterrupt}
+    assert type(error) is expected.get(what, tasks.Unpicklable)
+
+
+def test_memory_limit_costs_one_item(start_method: str) -> None:
+    outcomes = parallelkit.pool_map(
+        tasks.grow, range(6), errors="return", start_method=start_method, memory_limit="200MB"
+    )
+    assert [outcome.ok for outcome in outcomes] == [True, True, False, True, True, True]
+    error = outcomes[2].exception  # type: ignore[union-attr]
+    assert isinstance(error, parallelkit.MemoryLimitError)
+    assert (error.index, error.limit) == (2, 200_000_000)
+    assert error.used > error.limit
+
+
+def test_a_result_that_cannot_be_pickled(start_method: str) -> None:
+    outcomes = parallelkit.pool_map(tasks.return_lock, range(4), errors="return", start_method=start_method)
+    assert [outcome.ok for outcome in outcomes] == [True, False, True, True]
+    error = outcomes[1].exception  # type: ignore[union-attr]
+    assert isinstance(error, SerializationError)
+    assert error.what == "result"
+
+
+def test_a_result_that_cannot_be_unpickled(start_method: str) -> None:
+    outcomes = parallelkit.pool_map(tasks.return_poison, range(4), errors="return", start_method=start_method)
+    assert [outcome.ok for outcome in outcomes] == [True, False, True, True]
+    error = outcomes[1].exception  # type: ignore[union-attr]
+    assert isinstance(error, SerializationError)
+    assert "poison" in str(error)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_items_that_cannot_be_sent_or_read(method: str) -> None:
+    items: list[Any] = [0, {"deep": [threading.Lock()]}, 2, tasks.Poison(), 4]
+    outcomes = parallelkit.pool_map(tasks.echo, items, errors="return", start_method=method, chunksize=5)
+    assert [outcome.ok for outcome in outcomes] == [True, False, True, False, True]
+    error = outcomes[1].exception  # type: ignore[union-attr]
+    assert isinstance(error, SerializationError)
+    assert (error.what, error.path, error.index) == ("item", "item['deep'][0]", 1)
+    assert isinstance(outcomes[3].exception, SerializationError)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_function_that_cannot_be_sent(method: str) -> None:
+    function = functools.partial(tasks.add, threading.Lock())
+    with pytest.raises(SerializationError) as caught:
+        parallelkit.pool_map(function, [1, 2], start_method=method)
+    assert (caught.value.what, caught.value.path) == ("function", "function.args[0]")
+
+
+def test_retries(start_method: str, counting: Counting) -> None:
+    work = functools.partial(tasks.count_and, str(counting.folder), "kill", 2)
+    outcomes = parallelkit.pool_map(work, range(4), errors="return", start_method=start_method, retries=2)
+    assert [outcome.ok for outcome in outcomes] == [True, True, False, True]
+    assert counting.runs() == {"0": 1, "1": 1, "2": 3, "3": 1}
+    work = functools.partial(tasks.count_and, str(counting.folder), "raise", 12)
+    parallelkit.pool_map(work, range(10, 14), errors="return", start_method=start_method, retries=2)
+    assert counting.runs()["12"] == 1
+    work = functools.partial(tasks.count_and, str(counting.folder), "raise", 22)
+    parallelkit.pool_map(work, [22], errors="return", start_method=start_method, retries=2, retry_on=ValueError)
+    assert counting.runs()["22"] == 3
+
+
+def test_many_deaths_in_a_row() -> None:
+    outcomes = parallelkit.pool_map(tasks.happen, ["exit 7"] * 60, errors="return", start_method="fork")
+    assert all(isinstance(o, Failure) and isinstance(o.exception, WorkerDiedError) for o in outcomes)
+
+
+def test_what_a_task_started_ends_with_it(start_method: str, tmp_path: Path) -> None:
+    with pytest.raises(parallelkit.TaskTimeoutError):
+        parallelkit.pool_map(
+            tasks.start_child, [str(tmp_path)], task_timeout=2.0, start_method=start_method
+        )
+    child = int((tmp_path / "pid").read_text())
+    _gone({child})
+
+
+def _gone(pids: set[int], patience: float = 10.0) -> None:
+    deadline = time.monotonic() + patience
+    while left := {pid for pid in pids if _alive(pid)}:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.01)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+OWNER = """
+import parallelkit, sys, tasks
+if __name__ == "__main__":
+    try:
+        parallelkit.pool_map(tasks.start_child, [sys.argv[1]] * 2, max_workers=2, start_method=sys.argv[2])
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_outlives_its_owner(how: signal.Signals, start_method: str, tmp_path: Path) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    owner = subprocess.Popen(
+        [sys.executable, script, tmp_path, start_method],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pid").exists():
+        assert time.monotonic() < deadline
+        assert owner.poll() is None, owner.communicate()
+        time.sleep(0.01)
+    tree = {p.pid for p in psutil.Process(owner.pid).children(recursive=True)}
+    tree.add(int((tmp_path / "pid").read_text()))
+    assert len(tree) >= 3
+    owner.send_signal(how)
+    output, errors = owner.communicate(timeout=20)
+    _gone(tree)
+    if how == signal.SIGINT:
+        assert (output, errors) == ("interrupted\n", "")

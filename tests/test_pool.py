@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import gc
+import itertools
+import multiprocessing
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import parallelkit
+import tasks
+from parallelkit import Pool
+
+Options = dict[str, Any]
+
+
+@pytest.fixture
+def pool(engine: Options) -> Any:
+    with Pool(2, **engine) as pool:
+        yield pool
+
+
+def test_the_methods_of_multiprocessing(pool: Pool) -> None:
+    assert pool.apply(tasks.add, (1,), {"y": 2}) == 3
+    assert pool.apply_async(tasks.add, (1, 2)).get(timeout=20) == 3
+    assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
+    assert pool.map_async(tasks.square, iter(range(3)), 2).get() == [0, 1, 4]
+    assert pool.starmap(tasks.add, [(1, 2), (3, 4)]) == [3, 7]
+    assert pool.starmap_async(tasks.add, [(1, 2)]).get() == [3]
+    assert list(pool.imap(tasks.square, range(5))) == [0, 1, 4, 9, 16]
+    assert sorted(pool.imap_unordered(tasks.square, iter(range(5)), 2)) == [0, 1, 4, 9, 16]
+    assert pool.map(tasks.square, []) == []
+    assert pool._processes in (1, 2)
+
+
+def test_async_result(pool: Pool) -> None:
+    result = pool.apply_async(tasks.square, (3,))
+    result.wait(20)
+    assert result.ready()
+    assert result.successful()
+    failed = pool.map_async(tasks.fail_on_three, range(5))
+    failed.wait()
+    assert not failed.successful()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="three") as caught:
+            failed.get()
+    frames = [entry.name for entry in caught.traceback]
+    assert frames.count("get") == 1
+    assert frames[-1] == "fail_on_three"
+
+
+def test_get_with_timeout_only_stops_waiting() -> None:
+    with Pool(1) as pool:
+        result = pool.apply_async(tasks.sleep, (0.5,))
+        with pytest.raises(multiprocessing.TimeoutError):
+            result.get(timeout=0.05)
+        with pytest.raises(ValueError, match="not ready"):
+            result.successful()
+        assert result.get() == 0.5
+
+
+def test_callbacks(pool: Pool) -> None:
+    got: list[Any] = []
+    pool.apply_async(tasks.square, (3,), callback=got.append).wait()
+    pool.map_async(tasks.square, [1, 2], callback=got.append).wait()
+    pool.apply_async(tasks.fail_on_three, (3,), error_callback=lambda e: got.append(e.args)).wait()
+    assert got == [9, [1, 4], ("three", 3)]
+
+
+def test_a_callback_is_called_though_nobody_waits(pool: Pool) -> None:
+    called = threading.Event()
+    pool.apply_async(tasks.square, (3,), callback=lambda _: called.set())
+    if pool._driver._crew.__class__.__name__ != "_SerialCrew":
+        assert called.wait(20)
+
+
+def test_a_callback_may_submit(pool: Pool) -> None:
+    results: list[Any] = []
+    first = pool.apply_async(
+        tasks.square, (3,), callback=lambda x: results.append(pool.apply_async(tasks.square, (x,)))
+    )
+    first.wait()
+    assert results[0].get() == 81
+
+
+def test_a_callback_that_raises_makes_its_error_the_calls(pool: Pool) -> None:
+    def burst(_: object) -> None:
+        raise LookupError("callback")
+
+    result = pool.apply_async(tasks.square, (3,), callback=burst)
+    with pytest.raises(LookupError, match="callback"):
+        result.get()
+
+
+def test_imap_goes_on_behind_a_failure(pool: Pool) -> None:
+    results = pool.imap(tasks.fail_on_odd, range(4))
+    assert next(results) == 0
+    with pytest.raises(KeyError):
+        next(results)
+    assert next(results) == 2
+    with pytest.raises(KeyError):
+        results.next(timeout=20)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_imap_of_an_endless_input(pool: Pool) -> None:
+    for result in pool.imap(tasks.square, itertools.count()):
+        if result > 50:
+            break
+    assert pool.map(tasks.square, [2]) == [4]
+
+
+def test_results_can_be_taken_after_the_end(engine: Options) -> None:
+    with Pool(2, **engine) as pool:
+        results = pool.imap(tasks.square, iter(range(300)))
+        dropped = pool.imap_unordered(tasks.square, range(10))
+        del dropped
+    assert list(results) == [x * x for x in range(300)]
+
+
+def test_close_and_join_finish_the_work(engine: Options) -> None:
+    pool = Pool(2, **engine)
+    results = [pool.apply_async(tasks.square, (x,)) for x in range(20)]
+    with pytest.raises(ValueError, match="close"):
+        pool.join()
+    pool.close()
+    pool.join()
+    assert [result.get() for result in results] == [x * x for x in range(20)]
+    with pytest.raises(ValueError, match="closed"):
+        pool.map(tasks.square, [1])
+
+
+def test_an_exception_in_the_block_terminates() -> None:
+    begin = time.monotonic()
+    with pytest.raises(ZeroDivisionError), Pool(2) as pool:
+        result = pool.apply_async(tasks.sleep, (60,))
+        raise ZeroDivisionError
+    assert time.monotonic() - begin < 20
+    with pytest.raises(parallelkit.ClosedError):
+        result.get()
+
+
+def test_failures_that_nobody_retrieved(engine: Options) -> None:
+    with pytest.raises(ExceptionGroup) as caught, Pool(2, **engine) as pool:
+        pool.apply_async(tasks.fail_on_three, (3,))
+        pool.map_async(tasks.fail_on_odd, range(4))
+        pool.apply_async(tasks.fail_on_three, (3,), error_callback=lambda e: None)
+        seen = pool.apply_async(tasks.fail_on_three, (3,))
+        with pytest.raises(ValueError, match="three"):
+            seen.get()
+    assert sorted(type(e).__name__ for e in caught.value.exceptions) == ["KeyError", "ValueError"]
+
+
+def test_terminate_from_another_thread(start_method: str) -> None:
+    pool = Pool(2, start_method=start_method)
+    result = pool.map_async(tasks.sleep, [60, 60])
+    thread = threading.Thread(target=pool.terminate)
+    thread.start()
+    with pytest.raises(parallelkit.ClosedError):
+        result.get(20)
+    thread.join()
+    pool.join()
+
+
+def test_cancel_ends_a_running_task(start_method: str) -> None:
+    with Pool(1, start_method=start_method) as pool:
+        result = pool.apply_async(tasks.wait_for_ever)
+        result.wait(0.2)
+        result.cancel()
+        with pytest.raises(parallelkit.ClosedError, match="cancelled"):
+            result.get(20)
+        assert pool.apply(tasks.square, (2,)) == 4
+
+
+def test_a_fault_leaves_the_pool_usable(start_method: str) -> None:
+    with Pool(2, start_method=start_method) as pool:
+        for what in ("kill", "exit 0", "segfault"):
+            with pytest.raises(parallelkit.WorkerDiedError) as caught:
+                pool.apply(tasks.happen, (what,))
+            assert caught.value.index is None
+            assert pool.map(tasks.square, range(20)) == [x * x for x in range(20)]
+        stats = pool.stats()
+    assert (stats.lost, stats.failed, stats.done) == (3, 3, 60)
+
+
+def test_options_of_the_pool_and_of_a_call() -> None:
+    with Pool(2, task_timeout=0.3, retries=1) as pool:
+        with pytest.raises(parallelkit.TaskTimeoutError):
+            pool.apply(tasks.sleep, (60,))
+        assert pool.stats().retried == 1
+        assert pool.apply(tasks.sleep, (0.5,), task_timeout=20) == 0.5
+        outcomes = pool.map(tasks.fail_on_odd, range(2), errors="return")
+        assert [outcome.ok for outcome in outcomes] == [True, False]
+
+
+def test_many_threads_use_one_pool(start_method: str) -> None:
+    with Pool(2, start_method=start_method) as pool:
+        answers: list[list[int]] = [[] for _ in range(20)]
+
+        def ask(number: int) -> None:
+            for _ in range(5):
+                answers[number] += pool.map(tasks.square, range(number))
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == [[x * x for x in range(number)] * 5 for number in range(20)]
+
+
+def nested(x: int) -> list[int]:
+    return parallelkit.pool_map(tasks.square, range(x), max_workers=2)
+
+
+def test_pools_in_pools(start_method: str) -> None:
+    assert parallelkit.pool_map(nested, [2, 3], start_method=start_method) == [[0, 1], [0, 1, 4]]
+
+
+def test_a_pool_that_was_never_closed() -> None:
+    pool = Pool(2)
+    pool.map(tasks.square, range(3))
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del pool
+        gc.collect()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_context(method: str) -> None:
+    with Pool(1, context=multiprocessing.get_context(method)) as pool:
+        assert pool._driver._crew.start_method == method  # type: ignore[attr-defined]
+        assert pool.map(tasks.square, [3]) == [9]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"processes": 0}, "processes must be at least 1"),
+        ({"maxtasksperchild": 0}, "maxtasksperchild must be at least 1"),
+        ({"task_timeout": -1}, "task_timeout must be more than 0"),
+        ({"errors": "ignore"}, "errors must be"),
+    ],
+)
+def test_bad_options(options: Options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pool(**options)
