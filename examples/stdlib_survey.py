@@ -101,7 +101,10 @@ def print_table(outcomes: list[Outcome[Survey]], sequential: float, parallel: fl
         ("lines", f"{sum(s.lines for s in found):,}"),
         ("functions", f"{sum(s.functions for s in found):,}"),
         ("classes", f"{sum(s.classes for s in found):,}"),
-        ("longest function", f"{longest.longest[1]}, {longest.longest[0]:,} lines ({Path(longest.path).name})"),
+        (
+            "longest function",
+            f"{longest.longest[1]}, {longest.longest[0]:,} lines ({Path(longest.path).name})",
+        ),
         (
             "most complex",
             f"{knotty.most_complex[1]}, {knotty.most_complex[0]:,} ways ({Path(knotty.path).name})",
@@ -140,9 +143,7 @@ def main() -> int:
     begin = time.perf_counter()
     expected = one_after_the_other(paths)
     middle = time.perf_counter()
-    outcomes = parallelkit.pool_map(
-        survey, paths, errors="return", progress=True, max_workers=given.workers
-    )
+    outcomes = parallelkit.pool_map(survey, paths, errors="return", progress=True, max_workers=given.workers)
     end = time.perf_counter()
 
     print_table(outcomes, middle - begin, end - middle, given.workers)

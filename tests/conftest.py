@@ -123,6 +123,4 @@ class Counting:
             file.write("x")
 
     def runs(self) -> dict[str, int]:
-        return {
-            path.name.removeprefix("ran-"): path.stat().st_size for path in self.folder.glob("ran-*")
-        }
+        return {path.name.removeprefix("ran-"): path.stat().st_size for path in self.folder.glob("ran-*")}

@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
-
-import parallelkit
 import tasks
 from conftest import Counting
+
+import parallelkit
 from parallelkit import Failure, SerializationError, WorkerDiedError
 
 DEATHS: dict[str, dict[str, Any]] = {
@@ -58,7 +58,13 @@ def test_a_death_costs_one_item(
 def test_task_timeout_costs_one_item(what: str, start_method: str, counting: Counting) -> None:
     work = functools.partial(tasks.count_and, str(counting.folder), what, 4)
     outcomes = parallelkit.pool_map(
-        work, range(20), errors="return", start_method=start_method, max_workers=2, task_timeout=0.3, chunksize=10
+        work,
+        range(20),
+        errors="return",
+        start_method=start_method,
+        max_workers=2,
+        task_timeout=0.3,
+        chunksize=10,
     )
     error = _check_neighbours(outcomes, 4, counting)
     assert isinstance(error, parallelkit.TaskTimeoutError)
@@ -129,7 +135,9 @@ def test_retries(start_method: str, counting: Counting) -> None:
     parallelkit.pool_map(work, range(10, 14), errors="return", start_method=start_method, retries=2)
     assert counting.runs()["12"] == 1
     work = functools.partial(tasks.count_and, str(counting.folder), "raise", 22)
-    parallelkit.pool_map(work, [22], errors="return", start_method=start_method, retries=2, retry_on=ValueError)
+    parallelkit.pool_map(
+        work, [22], errors="return", start_method=start_method, retries=2, retry_on=ValueError
+    )
     assert counting.runs()["22"] == 3
 
 
@@ -140,9 +148,7 @@ def test_many_deaths_in_a_row() -> None:
 
 def test_what_a_task_started_ends_with_it(start_method: str, tmp_path: Path) -> None:
     with pytest.raises(parallelkit.TaskTimeoutError):
-        parallelkit.pool_map(
-            tasks.start_child, [str(tmp_path)], task_timeout=2.0, start_method=start_method
-        )
+        parallelkit.pool_map(tasks.start_child, [str(tmp_path)], task_timeout=2.0, start_method=start_method)
     child = int((tmp_path / "pid").read_text())
     _gone({child})
 

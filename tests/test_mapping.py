@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import tasks
 
 import parallelkit
-import tasks
 from parallelkit import Failure, Success
 
 Options = dict[str, Any]

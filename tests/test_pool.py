@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 import pytest
+import tasks
 
 import parallelkit
-import tasks
 from parallelkit import Pool
 
 Options = dict[str, Any]

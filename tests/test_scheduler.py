@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallelkit import scheduler as s
-from parallelkit.errors import CallTimeoutError, ClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitError
+from parallelkit.errors import (
+    CallTimeoutError,
+    ClosedError,
+    TaskTimeoutError,
+    WorkerDiedError,
+    WorkerInitError,
+)
 
 
 class FakeWorker:
@@ -278,13 +284,17 @@ def test_an_endless_input_stays_within_the_buffer(
 
 
 @settings(max_examples=100)
-@given(data=st.data(), spec=JOBS, workers=st.integers(1, 3), way=st.sampled_from(["cancel", "timeout", "all"]))
+@given(
+    data=st.data(), spec=JOBS, workers=st.integers(1, 3), way=st.sampled_from(["cancel", "timeout", "all"])
+)
 def test_a_call_can_be_ended_at_any_time(
     data: st.DataObject, spec: s.JobSpec, workers: int, way: str
 ) -> None:
     machine = s.Scheduler(workers)
     timeout = 5.0 if way == "timeout" else None
-    spec = s.JobSpec(spec.size, spec.at_hand, chunksize=spec.chunksize, timeout=timeout, stop_on_failure=False)
+    spec = s.JobSpec(
+        spec.size, spec.at_hand, chunksize=spec.chunksize, timeout=timeout, stop_on_failure=False
+    )
     world = World(data, machine, {1: spec.size})
     machine.submit(spec, 0.0)
     world.carry_out()

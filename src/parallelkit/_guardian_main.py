@@ -67,9 +67,7 @@ def snapshot() -> Table:
     return table
 
 
-def family(
-    table: Table, known: Mapping[int, float], spared: Collection[int] = ()
-) -> dict[int, Entry]:
+def family(table: Table, known: Mapping[int, float], spared: Collection[int] = ()) -> dict[int, Entry]:
     """Who of `table` is alive and belongs to the processes in `known` (id and start time).
 
     They themselves, their descendants, and the members of a process group or a session that one of
@@ -83,9 +81,7 @@ def family(
         grown = False
         leaders = ids.difference(spared)
         for pid, entry in table.items():
-            if pid not in ids and (
-                entry[0] in ids or entry[1] in leaders or entry[2] in leaders
-            ):
+            if pid not in ids and (entry[0] in ids or entry[1] in leaders or entry[2] in leaders):
                 ids.add(pid)
                 found[pid] = entry
                 grown = True

@@ -17,7 +17,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import reprlib
@@ -86,9 +85,7 @@ class Sink(Protocol):
 class Call:
     """One call on its way."""
 
-    def __init__(
-        self, lock: threading.Lock, work: Work, sink: Sink, source: Iterator[Any] | None
-    ) -> None:
+    def __init__(self, lock: threading.Lock, work: Work, sink: Sink, source: Iterator[Any] | None) -> None:
         self.id = 0
         self.work = work
         self.sink = sink
@@ -184,9 +181,7 @@ class Driver:
             self._scheduler.prestart(self.max_workers, time.monotonic())
             self._carry_out()
 
-    def wait(
-        self, call: Call, timeout: float | None = None, ready: Callable[[], bool] | None = None
-    ) -> bool:
+    def wait(self, call: Call, timeout: float | None = None, ready: Callable[[], bool] | None = None) -> bool:
         """Wait until `call` is done, or `ready`; False where `timeout` seconds pass before."""
         self._check_owner()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -408,16 +403,12 @@ class Driver:
         """
         if call is not None and call.source is not None:
             self._feeders = [thread for thread in self._feeders if thread.is_alive()]
-            feeder = threading.Thread(
-                target=self.feed, args=(call,), name="parallelkit-feeder", daemon=True
-            )
+            feeder = threading.Thread(target=self.feed, args=(call,), name="parallelkit-feeder", daemon=True)
             self._feeders.append(feeder)
             feeder.start()
         with self._lock:
             if self._service is None and not self._closed:
-                self._service = threading.Thread(
-                    target=self._serve, name="parallelkit-service", daemon=True
-                )
+                self._service = threading.Thread(target=self._serve, name="parallelkit-service", daemon=True)
                 self._service.start()
             elif self._service_sleeps:
                 self._service_news.notify_all()

@@ -34,9 +34,7 @@ class ParallelKitError(Exception):
         return (_rebuild, (type(self), self.args, self.__dict__.copy()))
 
 
-def _rebuild(
-    cls: type[ParallelKitError], args: tuple[Any, ...], state: dict[str, Any]
-) -> ParallelKitError:
+def _rebuild(cls: type[ParallelKitError], args: tuple[Any, ...], state: dict[str, Any]) -> ParallelKitError:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -57,9 +55,7 @@ class TaskTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutEr
         self.index = index
         self.timeout = timeout
         self.pid = pid
-        super().__init__(
-            f"{_item(index)} ran longer than its task_timeout of {timeout:g} s and was ended"
-        )
+        super().__init__(f"{_item(index)} ran longer than its task_timeout of {timeout:g} s and was ended")
 
 
 class CallTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutError):
@@ -75,9 +71,7 @@ class CallTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutEr
         self.timeout = timeout
         self.completed = completed
         done = "1 item was" if completed == 1 else f"{completed} items were"
-        super().__init__(
-            f"no complete result within the timeout of {timeout:g} s; by then {done} done"
-        )
+        super().__init__(f"no complete result within the timeout of {timeout:g} s; by then {done} done")
 
 
 class WorkerDiedError(ParallelKitError, BrokenProcessPool):
@@ -144,9 +138,7 @@ class MemoryLimitError(WorkerDiedError):
     ) -> None:
         self.limit = limit
         self.used = used
-        super().__init__(
-            index=index, pid=pid, exitcode=exitcode, signal=signal, started=started
-        )
+        super().__init__(index=index, pid=pid, exitcode=exitcode, signal=signal, started=started)
 
     def _message(self) -> str:
         return (
@@ -183,9 +175,7 @@ class SerializationError(ParallelKitError, pickle.PicklingError):
         self.index = index
         which = f"{what} {index}" if index is not None and what == "item" else f"the {what}"
         culprit = "" if path == what else f" at {path}"
-        super().__init__(
-            f"{which} cannot be sent between processes{culprit}: {reason}{_cure(what, reason)}"
-        )
+        super().__init__(f"{which} cannot be sent between processes{culprit}: {reason}{_cure(what, reason)}")
 
 
 def _cure(what: str, reason: str) -> str:

@@ -46,9 +46,7 @@ class Stream:
             for offset, value in enumerate(values):
                 index = outcomes.start + offset
                 failed = offset in failures
-                self.results.append(
-                    Failure(index, failures[offset]) if failed else Success(index, value)
-                )
+                self.results.append(Failure(index, failures[offset]) if failed else Success(index, value))
         elif not failures:
             self.results.extend(values)
         else:

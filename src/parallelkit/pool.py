@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from operator import length_hint
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from . import options as checks
 from .driver import Call, Driver
@@ -188,7 +188,7 @@ class Pool:
         self,
         func: Callable[..., R],
         args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},  # noqa: B006 - as multiprocessing has it; nobody writes to it
+        kwds: Mapping[str, Any] = {},
         **options: Unpack[CallOptions],
     ) -> R:
         """Call `func(*args, **kwds)` in a worker and return what it returns."""
@@ -198,7 +198,7 @@ class Pool:
         self,
         func: Callable[..., R],
         args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},  # noqa: B006
+        kwds: Mapping[str, Any] = {},
         callback: Callable[[R], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
         **options: Unpack[CallOptions],
@@ -223,9 +223,7 @@ class Pool:
     ) -> AsyncResult[R]:
         checks.function(func)
         settings = self._settings("raise", None, options)
-        result: AsyncResult[R] = AsyncResult(
-            self, settings, 1, callback, error_callback, single=True
-        )
+        result: AsyncResult[R] = AsyncResult(self, settings, 1, callback, error_callback, single=True)
         spec = settings.job(1, at_hand=True, single=True)
         return self._submit(result, func, Style.APPLY, [(tuple(args), dict(kwds))], spec)
 
@@ -291,9 +289,7 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> AsyncResult[list[R]]:
         """Like `map`, but return at once, with an `AsyncResult`."""
-        result = self._map(
-            func, Style.CALL, iterable, chunksize, callback, error_callback, None, options
-        )
+        result = self._map(func, Style.CALL, iterable, chunksize, callback, error_callback, None, options)
         self._driver.serve()
         return result
 
@@ -307,9 +303,7 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> AsyncResult[list[R]]:
         """Like `starmap`, but return at once, with an `AsyncResult`."""
-        result = self._map(
-            func, Style.STAR, iterable, chunksize, callback, error_callback, None, options
-        )
+        result = self._map(func, Style.STAR, iterable, chunksize, callback, error_callback, None, options)
         self._driver.serve()
         return result
 
@@ -404,9 +398,7 @@ class Pool:
         self._streams.append(stream)
         return results
 
-    def _settings(
-        self, errors: Errors | None, chunksize: int | None, options: CallOptions
-    ) -> CallSettings:
+    def _settings(self, errors: Errors | None, chunksize: int | None, options: CallOptions) -> CallSettings:
         given: dict[str, Any] = {**self._defaults, **options, "chunksize": chunksize}
         if errors is not None:
             given["errors"] = errors
@@ -505,4 +497,3 @@ class Pool:
             return
         warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
         driver.discard()
-

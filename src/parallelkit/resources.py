@@ -185,10 +185,7 @@ def identity(pid: int) -> Pid | None:
 
 def is_alive(pid: int) -> bool:
     """Whether a process is there and not a zombie; for a `Pid`, whether it is that very process."""
-    return (
-        _is_running(pid)
-        and not (isinstance(pid, Pid) and pid.started != start_time(pid))
-    )
+    return _is_running(pid) and not (isinstance(pid, Pid) and pid.started != start_time(pid))
 
 
 def _is_running(pid: int) -> bool:

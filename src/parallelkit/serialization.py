@@ -59,9 +59,7 @@ def _keeper(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer
     return in_band
 
 
-def _cloudpickle(
-    obj: object, keep: Callable[[pickle.PickleBuffer], bool] | None
-) -> bytes | None:
+def _cloudpickle(obj: object, keep: Callable[[pickle.PickleBuffer], bool] | None) -> bytes | None:
     try:
         import cloudpickle
     except ImportError:
@@ -88,9 +86,7 @@ def can_be_sent(function: Callable[..., Any]) -> bool:
     return getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
 
 
-def error(
-    what: str, obj: object, cause: BaseException, *, index: int | None = None
-) -> SerializationError:
+def error(what: str, obj: object, cause: BaseException, *, index: int | None = None) -> SerializationError:
     """The error that says what of `obj` could not be sent or read, and why.
 
     `obj` is None where only `cause` is known.

@@ -42,9 +42,7 @@ def loads(data: bytes) -> BaseException:
         nodes: list[dict[str, Any]] = pickle.loads(data)
         return _Rebuilding(nodes).all()[0]
     except Exception as error:
-        return RemoteError(
-            type_name="exception", text="it could not be read", traceback=_text_of(error)
-        )
+        return RemoteError(type_name="exception", text="it could not be read", traceback=_text_of(error))
 
 
 def add_note(exception: BaseException, text: str) -> None:
@@ -144,9 +142,27 @@ def _describe(error: BaseException, table: _Table) -> dict[str, Any]:
 
 
 _PLAIN = frozenset(
-    "ArithmeticError AssertionError BufferError EOFError Exception FloatingPointError IndexError "
-    "KeyError LookupError MemoryError NotImplementedError OverflowError RecursionError ReferenceError "
-    "RuntimeError TypeError ValueError ZeroDivisionError KeyboardInterrupt".split()
+    [
+        "ArithmeticError",
+        "AssertionError",
+        "BufferError",
+        "EOFError",
+        "Exception",
+        "FloatingPointError",
+        "IndexError",
+        "KeyError",
+        "LookupError",
+        "MemoryError",
+        "NotImplementedError",
+        "OverflowError",
+        "RecursionError",
+        "ReferenceError",
+        "RuntimeError",
+        "TypeError",
+        "ValueError",
+        "ZeroDivisionError",
+        "KeyboardInterrupt",
+    ]
 )
 
 
@@ -240,9 +256,7 @@ def _frames(trace: types.TracebackType | None) -> Iterator[tuple[str, str, int, 
         frame = trace.tb_frame
         code, scope = frame.f_code, frame.f_globals
         known = {
-            name: value
-            for name in ("__name__", "__file__")
-            if isinstance(value := scope.get(name), str)
+            name: value for name in ("__name__", "__file__") if isinstance(value := scope.get(name), str)
         }
         yield code.co_filename, code.co_name, trace.tb_lineno, code.co_qualname, known
         trace = trace.tb_next

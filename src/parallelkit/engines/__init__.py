@@ -34,9 +34,7 @@ VARIABLE = "PARALLELKIT_ENGINE"
 _by_name: dict[str, Engine] = {
     engine.name: engine for engine in (ProcessesEngine(), ThreadsEngine(), SerialEngine())
 }
-_default: contextvars.ContextVar[Engine | None] = contextvars.ContextVar(
-    "parallelkit_engine", default=None
-)
+_default: contextvars.ContextVar[Engine | None] = contextvars.ContextVar("parallelkit_engine", default=None)
 
 
 def resolve(engine: str | Engine | None) -> Engine:

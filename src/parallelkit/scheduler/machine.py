@@ -550,9 +550,7 @@ class Scheduler:
         if verdict.kind == "memory":
             return True
         if verdict.kind == "ended":
-            return bool(worker.chunks) and all(
-                self._jobs[chunk.job].stopping for chunk in worker.chunks
-            )
+            return bool(worker.chunks) and all(self._jobs[chunk.job].stopping for chunk in worker.chunks)
         return place is not None and verdict.place == place
 
     def _on_measured(self, event: m.Measured) -> None:

@@ -328,15 +328,5 @@ class Broken:
 
 
 Command: TypeAlias = (
-    StartWorker
-    | StopWorker
-    | RunChunk
-    | Observe
-    | Revoke
-    | Measure
-    | Kill
-    | Draw
-    | Deliver
-    | Finish
-    | Broken
+    StartWorker | StopWorker | RunChunk | Observe | Revoke | Measure | Kill | Draw | Deliver | Finish | Broken
 )

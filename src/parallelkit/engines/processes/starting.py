@@ -22,6 +22,8 @@ from ... import serialization
 #: Held where descriptors and processes are made, so that no fork happens between the making of a
 #: descriptor and its entry in `_parent_ends`.
 lock = threading.RLock()
+
+
 class _Closable(Protocol):
     def close(self) -> None: ...
 

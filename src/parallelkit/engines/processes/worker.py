@@ -53,9 +53,7 @@ class Boot:
     works: Mapping[int, Work] = field(default_factory=dict)
 
 
-def main(
-    sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] | None = None
-) -> None:
+def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] | None = None) -> None:
     """The life of a worker process; `filters` are the warning filters of a parent that forked it."""
     if filters is not None:
         restore_filters(filters)
@@ -273,9 +271,7 @@ class Loop:
         items: Sequence[Any] = serialization.loads(frame.body, buffers)
         return items
 
-    def run_items(
-        self, chunk: int, call: Callable[[Any], Any], items: Iterable[Any], *, eager: bool
-    ) -> None:
+    def run_items(self, chunk: int, call: Callable[[Any], Any], items: Iterable[Any], *, eager: bool) -> None:
         """Run the items of one chunk. See `page` for the order in which its words are written."""
         monotonic = time.monotonic
         words, clock = self._page.words, self._page.clock
@@ -284,7 +280,7 @@ class Loop:
         word = chunk << POSITION_BITS
         now = look_at = monotonic()
         channel.begin(chunk, now)
-        for word, item in enumerate(items, word):  # noqa: B020, PLW2901 - goes on where it began
+        for word, item in enumerate(items, word):  # noqa: B020 - goes on where it began
             look = now >= look_at
             if look:
                 channel.flush(now)
