@@ -25,7 +25,8 @@ lint: $(STAMP) ## check format, style and the directions of imports
 typing: $(STAMP) ## check the types, with mypy and pyright
 	$(BIN)/mypy --strict
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes parallelkit --ignoreexternal
+	@# --verifytypes heeds no --pythonpath: it asks the python that it finds on the path where packages are.
+	PATH="$$(cd $(BIN) && pwd):$$PATH" pyright --verifytypes parallelkit --ignoreexternal
 
 bench: $(STAMP) ## measure against multiprocessing and concurrent.futures
 	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-only benchmarks

@@ -88,12 +88,12 @@ def one_after_the_other(paths: list[Path]) -> list[Outcome[Survey]]:
 
 def comparable(outcomes: list[Outcome[Survey]]) -> list[object]:
     """Outcomes as something that can be compared: an exception equals none but itself."""
-    return [o.value if o.ok else (type(o.exception), str(o.exception)) for o in outcomes]
+    return [o.value if isinstance(o, Success) else (type(o.exception), str(o.exception)) for o in outcomes]
 
 
 def print_table(outcomes: list[Outcome[Survey]], sequential: float, parallel: float, workers: int) -> None:
     """Print what was found, and how long it took."""
-    found = [o.value for o in outcomes if o.ok]
+    found = [o.value for o in outcomes if isinstance(o, Success)]
     longest = max(found, key=lambda s: s.longest)
     knotty = max(found, key=lambda s: s.most_complex)
     rows = [

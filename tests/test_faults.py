@@ -34,8 +34,9 @@ def _check_neighbours(outcomes: list[Any], bad: int, counting: Counting) -> Base
         if index != bad:
             assert outcome.unwrap() == index
     assert counting.runs() == {str(index): 1 for index in range(len(outcomes))}
-    assert isinstance(outcomes[bad], Failure)
-    return outcomes[bad].exception
+    failed = outcomes[bad]
+    assert isinstance(failed, Failure)
+    return failed.exception
 
 
 @pytest.mark.parametrize("chunksize", [None, 10])
@@ -120,7 +121,8 @@ def test_items_that_cannot_be_sent_or_read(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_function_that_cannot_be_sent(method: str) -> None:
-    function = functools.partial(tasks.add, threading.Lock())
+    lock: Any = threading.Lock()
+    function = functools.partial(tasks.add, lock)
     with pytest.raises(SerializationError) as caught:
         parallelkit.pool_map(function, [1, 2], start_method=method)
     assert (caught.value.what, caught.value.path) == ("function", "function.args[0]")

@@ -226,7 +226,7 @@ def _close_from(first: int) -> None:
         return
     for name in names:
         if int(name) >= first:
-            try:
+            try:  # noqa: SIM105 - without contextlib, which would have to be imported
                 os.close(int(name))
             except OSError:
                 pass  # that of the listing itself

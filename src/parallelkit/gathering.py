@@ -44,7 +44,7 @@ class Gathering:
         self._on_end = on_end
         self.exception: BaseException | None = None
         self._trace: TracebackType | None = None
-        self.completed = 0
+        self.completed: int = 0
 
     def deliver(self, outcomes: Deliver) -> None:
         """Take final outcomes."""

@@ -11,7 +11,7 @@ from .driver import Call, Driver
 from .errors import CallTimeoutError
 from .options import CallSettings, seconds
 from .outcomes import Failure, Success
-from .progress import make_reporter
+from .progress import Guarded, make_reporter
 from .scheduler import Deliver
 
 R_co = TypeVar("R_co", covariant=True)
@@ -32,11 +32,11 @@ class Stream:
     def __init__(self, settings: CallSettings, size: int | None) -> None:
         self.errors = settings.errors
         self.results: deque[Any] = deque()
-        self.over = False
+        self.over: bool = False
         self.exception: BaseException | None = None
         self.failures: list[BaseException] = []
-        self.completed = 0
-        self.reporter = make_reporter(settings.progress, size)
+        self.completed: int = 0
+        self.reporter: Guarded | None = make_reporter(settings.progress, size)
 
     def deliver(self, outcomes: Deliver) -> None:
         """Take final outcomes."""

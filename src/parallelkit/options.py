@@ -10,7 +10,7 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from typing_extensions import TypedDict
 
@@ -218,8 +218,8 @@ def iterable(value: object) -> None:
 
 
 def _errors(value: str) -> Errors:
-    if value == "raise" or value == "group" or value == "return":
-        return value
+    if value in get_args(Errors):
+        return cast(Errors, value)
     raise ValueError(f"errors must be 'raise', 'group' or 'return', not {value!r}")
 
 

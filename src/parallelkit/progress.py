@@ -107,7 +107,7 @@ def _bar(total: int | None) -> Any:
     # one between processes, and a worker that is killed while it holds that would stop the bar for ever;
     # its monitor is a thread, and forking beside threads is not safe. Without the monitor, tqdm has to
     # look at the clock at each update (miniters=1).
-    bar_class = type("Bar", (base,), {"monitor_interval": 0})
+    bar_class: Any = type("Bar", (base,), {"monitor_interval": 0})
     bar_class.set_lock(threading.RLock())
     return bar_class(total=total, disable=None, leave=None, miniters=1)
 
@@ -118,7 +118,7 @@ def _bar_class() -> Any:
     if _in_notebook():
         from tqdm import notebook
 
-        if notebook.IProgress is not None:  # needs ipywidgets
+        if getattr(notebook, "IProgress", None) is not None:  # needs ipywidgets
             return notebook.tqdm_notebook
     return tqdm
 

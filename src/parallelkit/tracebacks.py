@@ -319,7 +319,7 @@ class _Rebuilding:
         for name, piece in [*node["fields"].items(), *node["state"].items()]:
             if isinstance(piece, bytes):
                 _set(made, cls, name, self._load(piece))
-            elif name not in ("obj",):
+            elif name != "obj":
                 lost.append(f"parallelkit: attribute {name} was left behind ({piece})")
         node["notes"] = [*node["notes"], *lost]
         return made
@@ -374,9 +374,7 @@ def _trace(frames: _Frames) -> types.TracebackType | None:
         frame = types.SimpleNamespace(
             f_code=code, f_globals=known, f_lineno=line, f_locals={}, clear=lambda: None
         )
-        entry: Any = Traceback(
-            types.SimpleNamespace(tb_frame=frame, tb_lineno=line, tb_next=None)  # type: ignore[arg-type]
-        )
+        entry: Any = Traceback(types.SimpleNamespace(tb_frame=frame, tb_lineno=line, tb_next=None))
         if last is None:
             first = entry
         else:

@@ -80,45 +80,58 @@ class Crew(Protocol):
 
     def register(self, job: int, work: Work) -> None:
         """A call begins; its chunks come with `run`."""
+        ...
 
     def forget(self, job: int) -> None:
         """A call is over."""
+        ...
 
     def start(self, worker: int) -> None:
         """Begin to start a worker; it may be given chunks from now on."""
+        ...
 
     def run(self, worker: int, chunk: Chunk) -> None:
         """Hand a chunk to a worker; never blocks."""
+        ...
 
     def observe(self, worker: int) -> Event:
         """Tell where a worker is, as `Observed`."""
+        ...
 
     def revoke(self, worker: int) -> Event:
         """Take back what a worker has not started, as far as it was handed to it until now: `Revoked`."""
+        ...
 
     def measure(self, worker: int) -> Event:
         """Tell what memory a worker holds, as `Measured`."""
+        ...
 
     def stop(self, worker: int) -> None:
         """Let a worker that holds nothing end by itself."""
+        ...
 
     def kill(self, worker: int, *, force: bool) -> None:
         """End a worker and all that it started, politely or by force; never blocks."""
+        ...
 
     def wait(self, timeout: float | None) -> Any:
         """Sleep until something happened, `wake` was called, or `timeout` seconds have passed.
 
         Called without the driver's lock and by one thread at a time.
         """
+        ...
 
     def collect(self, happened: Any) -> list[Event]:
         """What happened, from what `wait` returned; and what the calls above noticed."""
+        ...
 
     def wake(self) -> None:
         """End a `wait` in another thread."""
+        ...
 
     def close(self) -> None:
         """Let go of everything; all workers have ended by now, or are ended at once."""
+        ...
 
 
 @runtime_checkable
@@ -130,3 +143,4 @@ class Engine(Protocol):
 
     def open(self, setup: Setup) -> Crew:
         """Make a crew that has no worker yet. Raises what is wrong with `setup`."""
+        ...

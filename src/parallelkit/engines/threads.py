@@ -201,6 +201,7 @@ class _ThreadCrew:
         for entry in happened:
             if entry is None:
                 continue
+            member: _Member
             member, event = entry
             if self._members.get(member.worker) is not member:
                 continue

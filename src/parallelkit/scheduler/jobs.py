@@ -62,25 +62,25 @@ class Job:
     )
 
     def __init__(self, id: int, spec: JobSpec) -> None:
-        self.id = id
-        self.spec = spec
-        self.drawn = spec.size or 0 if spec.at_hand else 0
-        self.exhausted = spec.at_hand
-        self.drawing = False  # a Draw is under way
-        self.fresh = 0  # the first item that no worker has been given yet
+        self.id: int = id
+        self.spec: JobSpec = spec
+        self.drawn: int = spec.size or 0 if spec.at_hand else 0
+        self.exhausted: bool = spec.at_hand
+        self.drawing: bool = False  # a Draw is under way
+        self.fresh: int = 0  # the first item that no worker has been given yet
         self.returned: deque[Span] = deque()
-        self.held = 0  # chunks on workers
-        self.finished = 0  # items with an outcome
-        self.delivered = 0  # in order: the next item to hand out
-        self.consumed = 0
+        self.held: int = 0  # chunks on workers
+        self.finished: int = 0  # items with an outcome
+        self.delivered: int = 0  # in order: the next item to hand out
+        self.consumed: int = 0
         self.attempts: dict[int, int] = {}
         self.seconds_each: float | None = None
-        self.bytes_each = 0.0
+        self.bytes_each: float = 0.0
         self.input_error: BaseException | None = None
-        self.ended = False  # nothing more is started or delivered
-        self.stopping = False  # ended, and what runs of it has to be ended too
-        self.announced = False
-        self.unbounded = False  # whatever is drawn may wait here
+        self.ended: bool = False  # nothing more is started or delivered
+        self.stopping: bool = False  # ended, and what runs of it has to be ended too
+        self.announced: bool = False
+        self.unbounded: bool = False  # whatever is drawn may wait here
         self.result: BaseException | None = None
         self._parked: dict[int, Deliver] = {}
         self._chunk_last = 1

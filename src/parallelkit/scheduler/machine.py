@@ -64,7 +64,7 @@ class Scheduler:
         grace: float = GRACE_SECONDS,
     ) -> None:
         self.max_workers = max_workers
-        self.counters = Counters()
+        self.counters: Counters = Counters()
         self.broken: BaseException | None = None
         self._max_tasks = max_tasks_per_child
         self._memory_limit = memory_limit
@@ -436,7 +436,7 @@ class Scheduler:
                 self._revoke(worker, Verdict("ended") if stop else None)
 
     def _after(self, job: Job) -> None:
-        """Something of a call has left a worker: has the call come to its end?"""
+        """Something of a call has left a worker: see whether the call has come to its end."""
         if job.held:
             return
         if job.ended:

@@ -249,6 +249,8 @@ Event: TypeAlias = (
 
 @dataclass(slots=True)
 class StartWorker:
+    """Begin to start a worker, which may be given chunks from now on."""
+
     worker: int
 
 
@@ -261,6 +263,8 @@ class StopWorker:
 
 @dataclass(slots=True)
 class RunChunk:
+    """Hand a chunk to a worker."""
+
     worker: int
     chunk: Chunk
 

@@ -37,12 +37,12 @@ class Worker:
     __slots__ = ("assigned", "chunks", "id", "revoking", "state", "verdict")
 
     def __init__(self, id: int) -> None:
-        self.id = id
-        self.state = State.STARTING
+        self.id: int = id
+        self.state: State = State.STARTING
         self.chunks: deque[Chunk] = deque()
-        self.assigned = 0  # items that it was ever given
+        self.assigned: int = 0  # items that it was ever given
         self.verdict: Verdict | None = None
-        self.revoking = False  # it was asked to stop short and has not said yet where
+        self.revoking: bool = False  # it was asked to stop short and has not said yet where
 
     @property
     def usable(self) -> bool:
@@ -63,8 +63,8 @@ class Roster:
     def __init__(self) -> None:
         self.all: dict[int, Worker] = {}
         self.idle: dict[int, Worker] = {}
-        self.usable = 0
-        self.surplus = 0
+        self.usable: int = 0
+        self.surplus: int = 0
         self._next = 1
 
     def __iter__(self) -> Iterator[Worker]:

@@ -56,10 +56,10 @@ class StatusPage:
         self._descriptor = _new_file() if descriptor is None else descriptor
         self._map = mmap.mmap(self._descriptor, _SIZE)
         view = memoryview(self._map)
-        self.words = view[:_WORDS].cast("Q")
-        self.clock = view[:_WORDS].cast("d")
-        self.ends = view[_ENDS:_LOG].cast("I")
-        self.log = view[_LOG:]
+        self.words: memoryview[int] = view[:_WORDS].cast("Q")
+        self.clock: memoryview[float] = view[:_WORDS].cast("d")
+        self.ends: memoryview[int] = view[_ENDS:_LOG].cast("I")
+        self.log: memoryview[int] = view[_LOG:]
         self._view = view
 
     def __reduce__(self) -> tuple[Any, ...]:

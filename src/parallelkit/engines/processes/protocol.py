@@ -33,5 +33,5 @@ DEFINE, FORGET, RANGE, BATCH, PIECES, STOP = range(1, 7)
 READY, INIT_ERROR, RESULTS, SHORT, UNREADABLE, NO_FUNCTION = range(17, 23)
 EAGER = 0x80
 
-ResultPiece: TypeAlias = "None | bytes | int | tuple[bytes]"
+ResultPiece: TypeAlias = "bytes | int | tuple[bytes] | None"
 ItemPiece: TypeAlias = "tuple[bytes, int] | tuple[None, bytes]"
