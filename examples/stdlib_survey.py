@@ -91,7 +91,7 @@ def comparable(outcomes: list[Outcome[Survey]]) -> list[object]:
 
 def print_table(outcomes: list[Outcome[Survey]], sequential: float, parallel: float, workers: int) -> None:
     """Print what was found, and how long it took."""
-    found = [o.value for o in outcomes if o.ok]
+    found = [o.value for o in outcomes if isinstance(o, Success)]
     longest = max(found, key=lambda s: s.longest)
     knotty = max(found, key=lambda s: s.most_complex)
     rows = [

@@ -40,7 +40,8 @@ def test_kinds_of_inputs(engine: Options) -> None:
 
 
 def test_starmap(engine: Options) -> None:
-    assert parallelkit.pool_starmap(tasks.add, [(1,), (2, 3), [4, 5]], **engine) == [11, 5, 9]
+    tuples: list[Any] = [(1,), (2, 3), [4, 5]]
+    assert parallelkit.pool_starmap(tasks.add, tuples, **engine) == [11, 5, 9]
 
 
 def test_raise_ends_the_call_and_names_the_item(engine: Options) -> None:

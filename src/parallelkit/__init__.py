@@ -7,6 +7,7 @@ The rooms of this house, from the top; each imports only from those below it:
 
 ======================================= ==============================================================
 mapping, pool                           the faces: a call and done; a pool that calls are handed to
+results                                 what becomes of a pool's calls
 gathering, iteration                    what becomes of outcomes: a list, or one by one
 driver                                  one scheduler, one crew, and the threads that wait for them
 options                                 the options of the calls, and what is refused
@@ -35,8 +36,9 @@ from .errors import (
 from .iteration import ResultIterator
 from .mapping import pool_imap, pool_map, pool_starmap
 from .outcomes import Failure, Outcome, Success
-from .pool import AsyncResult, Pool, PoolStats
+from .pool import Pool
 from .resources import available_cpus
+from .results import AsyncResult, PoolStats
 from .termination import terminate_tree
 
 __version__ = "0.1.0"

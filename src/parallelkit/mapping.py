@@ -7,18 +7,19 @@ from dataclasses import replace
 from operator import length_hint
 from typing import Any, Literal, TypeVar, overload
 
-from typing_extensions import Unpack
+from typing_extensions import TypeVarTuple, Unpack
 
 from . import options as checks
 from .driver import Driver
 from .engines import Style
 from .gathering import Gathering, as_input
 from .iteration import ResultIterator, Stream
-from .options import CallSettings, Errors, MapOptions, WorkerSettings
+from .options import Arguments, CallSettings, Errors, MapOptions, WorkerSettings
 from .outcomes import Outcome
 
 T = TypeVar("T")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 #: On the way out by an exception, what runs gets so many seconds between SIGTERM and SIGKILL.
 _HURRY_SECONDS = 0.1
@@ -75,8 +76,8 @@ def pool_map(
 
 @overload
 def pool_starmap(
-    fn: Callable[..., R],
-    tuples: Iterable[Iterable[Any]],
+    fn: Callable[[*Ts], R],
+    tuples: Iterable[Arguments[*Ts]],
     /,
     *,
     errors: Literal["raise", "group"] = "raise",
@@ -86,8 +87,8 @@ def pool_starmap(
 
 @overload
 def pool_starmap(
-    fn: Callable[..., R],
-    tuples: Iterable[Iterable[Any]],
+    fn: Callable[[*Ts], R],
+    tuples: Iterable[Arguments[*Ts]],
     /,
     *,
     errors: Literal["return"],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, TypeVarTuple
 
 from .engines import Engine, resolve
 from .errors import TaskTimeoutError, WorkerDiedError
@@ -22,6 +22,11 @@ from .scheduler import JobSpec
 
 Errors: TypeAlias = Literal["raise", "group", "return"]
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
+
+Ts = TypeVarTuple("Ts")
+#: The positional arguments of one run. A tuple's types are checked against the function's parameters, also
+#: where some have defaults; a list's cannot be.
+Arguments: TypeAlias = tuple[*Ts] | list[Any]
 
 
 class CallOptions(TypedDict, total=False):

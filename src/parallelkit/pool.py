@@ -1,125 +1,30 @@
-"""`Pool`, a superset of `multiprocessing.Pool`, and `AsyncResult`."""
+"""`Pool`, a superset of `multiprocessing.Pool`."""
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from operator import length_hint
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
-from typing_extensions import Unpack
+from typing_extensions import TypeVarTuple, Unpack
 
 from . import options as checks
 from .driver import Call, Driver
 from .engines import Engine, Style
-from .errors import CallTimeoutError, ClosedError, TaskTimeoutError, WorkerDiedError
-from .gathering import Gathering, as_input
+from .errors import ClosedError, TaskTimeoutError, WorkerDiedError
+from .gathering import as_input
 from .iteration import ResultIterator, Stream
-from .options import CallOptions, CallSettings, Errors, RetryOn
+from .options import Arguments, CallOptions, CallSettings, Errors, RetryOn
 from .outcomes import Outcome
+from .results import AsyncResult, PoolStats, Unretrieved
+from .scheduler import JobSpec
 
 T = TypeVar("T")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """What has happened in a pool so far.
-
-    workers: processes there are now. started: processes that were started in all. lost: of these, how
-    many ended without being told to. done, failed: items by their outcome. retried: runs that were not
-    the first of their item.
-    """
-
-    workers: int
-    started: int
-    lost: int
-    done: int
-    failed: int
-    retried: int
-
-
-class AsyncResult(Generic[R_co]):
-    """The result of a call that is under way; made by `Pool.apply_async` and its kin."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        settings: CallSettings,
-        size: int | None,
-        callback: Callable[[Any], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
-        *,
-        single: bool,
-    ) -> None:
-        self._pool = pool
-        self._single = single
-        self._callback = callback
-        self._error_callback = error_callback
-        self._gathering = Gathering(settings, size, self._ended)
-        self._call: Call
-        self._over = False
-
-    def get(self, timeout: float | None = None) -> R_co:
-        """The result, or raise what the call ended in.
-
-        `CallTimeoutError` (a `multiprocessing.TimeoutError`) where it is not there within `timeout` seconds;
-        the call goes on then.
-        """
-        if not self._wait(timeout):
-            assert timeout is not None
-            raise CallTimeoutError(timeout=timeout, completed=self._gathering.completed)
-        self._pool._seen(self)
-        result = self._gathering.result()
-        value: R_co = result[0] if self._single else result
-        return value
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until the result is there, for at most `timeout` seconds."""
-        self._wait(timeout)
-
-    def ready(self) -> bool:
-        """Whether the result is there."""
-        return self._over
-
-    def successful(self) -> bool:
-        """Whether the call ended without an error; ValueError where it has not ended yet."""
-        if not self._over:
-            raise ValueError(f"{self!r} not ready")
-        self._pool._seen(self)
-        return self._gathering.exception is None
-
-    def cancel(self) -> None:
-        """End the call, with what runs of it; `get` raises `ClosedError` then."""
-        self._pool._driver.cancel(self._call, ClosedError("the call was cancelled"))
-
-    def _wait(self, timeout: float | None) -> bool:
-        limit = None if timeout is None else max(0.0, timeout)
-        return self._over or self._pool._driver.wait(self._call, limit, self.ready)
-
-    def _ended(self, gathering: Gathering) -> None:
-        callback: Callable[[Any], object] | None = self._callback
-        given: Any = gathering.exception
-        if given is not None:
-            callback = self._error_callback
-        elif callback is not None:
-            given = gathering.result()
-            given = given[0] if self._single else given
-        if callback is not None:
-            try:
-                callback(given)
-            except BaseException as error:
-                gathering.set_error(error)
-                callback = None
-        if gathering.exception is not None and callback is None:
-            self._pool._unseen_failure(self, gathering.exception)
-        self._callback = self._error_callback = None
-        self._over = True
+Ts = TypeVarTuple("Ts")
 
 
 class Pool:
@@ -128,8 +33,8 @@ class Pool:
     processes: how many workers; None: as many as this process may use CPUs. initializer, initargs: called
     in each worker before its first item. maxtasksperchild: a worker ends after so many items and is
     replaced. context: as of `multiprocessing.get_context`. `task_timeout`, `errors`, `retries` and
-    `retry_on` are the defaults of the calls; `memory_limit`, `start_method` and `engine` are as for
-    `pool_map`.
+    `retry_on` are the defaults of the calls (`errors="return"` is for a call to ask, as the type of its
+    result follows from it); `memory_limit`, `start_method` and `engine` are as for `pool_map`.
 
     At the end of a `with` block the work that was handed in is finished, and failures that nobody
     retrieved are raised as an `ExceptionGroup`; where an exception leaves the block, the work is ended.
@@ -143,13 +48,13 @@ class Pool:
     def __init__(
         self,
         processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
+        initializer: Callable[[*Ts], object] | None = None,
+        initargs: Arguments[*Ts] = (),  # type: ignore[assignment]
         maxtasksperchild: int | None = None,
         context: BaseContext | None = None,
         *,
         task_timeout: float | None = None,
-        errors: Errors = "raise",
+        errors: Literal["raise", "group"] = "raise",
         retries: int = 0,
         retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
         memory_limit: int | str | None = None,
@@ -176,13 +81,29 @@ class Pool:
         )
         self._processes = settings.max_workers
         self._state: Literal["open", "closed", "terminated"] = "open"
-        self._unseen: dict[AsyncResult[Any], BaseException] = {}
-        self._streams: list[Stream] = []
-        self._lock = threading.Lock()
+        self._unretrieved = Unretrieved()
         self._driver = Driver(settings)
         self._driver.prestart()
 
     # One call
+
+    @overload
+    def apply(
+        self, func: Callable[[*Ts], R], args: Arguments[*Ts] = ...,
+        **options: Unpack[CallOptions],
+    ) -> R: ...  # fmt: skip
+
+    @overload
+    def apply(
+        self, func: Callable[..., R], args: Iterable[Any], kwds: Mapping[str, Any],
+        **options: Unpack[CallOptions],
+    ) -> R: ...  # fmt: skip
+
+    @overload
+    def apply(
+        self, func: Callable[..., R], args: Iterable[Any] = ..., *, kwds: Mapping[str, Any],
+        **options: Unpack[CallOptions],
+    ) -> R: ...  # fmt: skip
 
     def apply(
         self,
@@ -193,6 +114,27 @@ class Pool:
     ) -> R:
         """Call `func(*args, **kwds)` in a worker and return what it returns."""
         return self._apply(func, args, kwds, None, None, options).get()
+
+    @overload
+    def apply_async(
+        self, func: Callable[[*Ts], R], args: Arguments[*Ts] = ..., *,
+        callback: Callable[[R], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None, **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]: ...  # fmt: skip
+
+    @overload
+    def apply_async(
+        self, func: Callable[..., R], args: Iterable[Any], kwds: Mapping[str, Any],
+        callback: Callable[[R], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None, **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]: ...  # fmt: skip
+
+    @overload
+    def apply_async(
+        self, func: Callable[..., R], args: Iterable[Any] = ..., *, kwds: Mapping[str, Any],
+        callback: Callable[[R], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None, **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]: ...  # fmt: skip
 
     def apply_async(
         self,
@@ -223,7 +165,9 @@ class Pool:
     ) -> AsyncResult[R]:
         checks.function(func)
         settings = self._settings("raise", None, options)
-        result: AsyncResult[R] = AsyncResult(self, settings, 1, callback, error_callback, single=True)
+        result: AsyncResult[R] = AsyncResult(
+            self._driver, self._unretrieved, settings, 1, callback, error_callback, single=True
+        )
         spec = settings.job(1, at_hand=True, single=True)
         return self._submit(result, func, Style.APPLY, [(tuple(args), dict(kwds))], spec)
 
@@ -231,13 +175,15 @@ class Pool:
 
     @overload
     def map(
-        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None, *,
+        self, func: Callable[[T], R], iterable: Iterable[T],
+        chunksize: int | None = None, *,
         errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
     ) -> list[R]: ...  # fmt: skip
 
     @overload
     def map(
-        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None, *,
+        self, func: Callable[[T], R], iterable: Iterable[T],
+        chunksize: int | None = None, *,
         errors: Literal["return"], **options: Unpack[CallOptions],
     ) -> list[Outcome[R]]: ...  # fmt: skip
 
@@ -255,14 +201,14 @@ class Pool:
 
     @overload
     def starmap(
-        self, func: Callable[..., R], iterable: Iterable[Iterable[Any]],
+        self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]],
         chunksize: int | None = None, *,
         errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
     ) -> list[R]: ...  # fmt: skip
 
     @overload
     def starmap(
-        self, func: Callable[..., R], iterable: Iterable[Iterable[Any]],
+        self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]],
         chunksize: int | None = None, *,
         errors: Literal["return"], **options: Unpack[CallOptions],
     ) -> list[Outcome[R]]: ...  # fmt: skip
@@ -279,31 +225,67 @@ class Pool:
         """Like `map`, calling `func(*item)`."""
         return self._map(func, Style.STAR, iterable, chunksize, None, None, errors, options).get()
 
+    @overload
+    def map_async(
+        self, func: Callable[[T], R], iterable: Iterable[T],
+        chunksize: int | None = None, callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None, *,
+        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+    ) -> AsyncResult[list[R]]: ...  # fmt: skip
+
+    @overload
+    def map_async(
+        self, func: Callable[[T], R], iterable: Iterable[T],
+        chunksize: int | None = None, callback: Callable[[list[Outcome[R]]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None, *,
+        errors: Literal["return"], **options: Unpack[CallOptions],
+    ) -> AsyncResult[list[Outcome[R]]]: ...  # fmt: skip
+
     def map_async(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
         chunksize: int | None = None,
-        callback: Callable[[list[R]], object] | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        errors: Errors | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[list[R]]:
+    ) -> AsyncResult[list[Any]]:
         """Like `map`, but return at once, with an `AsyncResult`."""
-        result = self._map(func, Style.CALL, iterable, chunksize, callback, error_callback, None, options)
+        result = self._map(func, Style.CALL, iterable, chunksize, callback, error_callback, errors, options)
         self._driver.serve()
         return result
 
+    @overload
+    def starmap_async(
+        self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]],
+        chunksize: int | None = None, callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None, *,
+        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+    ) -> AsyncResult[list[R]]: ...  # fmt: skip
+
+    @overload
+    def starmap_async(
+        self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]],
+        chunksize: int | None = None, callback: Callable[[list[Outcome[R]]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None, *,
+        errors: Literal["return"], **options: Unpack[CallOptions],
+    ) -> AsyncResult[list[Outcome[R]]]: ...  # fmt: skip
+
     def starmap_async(
         self,
-        func: Callable[..., R],
-        iterable: Iterable[Iterable[Any]],
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
         chunksize: int | None = None,
-        callback: Callable[[list[R]], object] | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        errors: Errors | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[list[R]]:
+    ) -> AsyncResult[list[Any]]:
         """Like `starmap`, but return at once, with an `AsyncResult`."""
-        result = self._map(func, Style.STAR, iterable, chunksize, callback, error_callback, None, options)
+        result = self._map(func, Style.STAR, iterable, chunksize, callback, error_callback, errors, options)
         self._driver.serve()
         return result
 
@@ -317,69 +299,100 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None,
         errors: Errors | None,
         options: CallOptions,
-    ) -> AsyncResult[Any]:
+    ) -> AsyncResult[list[Any]]:
         checks.function(func)
         checks.iterable(iterable)
         settings = self._settings(errors, chunksize, options)
         self._check_open()
         items = list(iterable)  # the caller may change his own before all of them are sent
-        result: AsyncResult[Any] = AsyncResult(
-            self, settings, len(items), callback, error_callback, single=False
+        result: AsyncResult[list[Any]] = AsyncResult(
+            self._driver, self._unretrieved, settings, len(items), callback, error_callback, single=False
         )
         spec = settings.job(len(items), at_hand=True)
         return self._submit(result, func, style, items, spec)
 
     def _submit(
-        self, result: AsyncResult[Any], func: Any, style: Style, items: list[Any], spec: Any
-    ) -> AsyncResult[Any]:
+        self, result: AsyncResult[R], func: Any, style: Style, items: list[Any], spec: JobSpec
+    ) -> AsyncResult[R]:
         self._check_open()
         result._call = self._driver.submit(func, style, items, spec, result._gathering)
         return result
 
     # Many calls, results one by one
 
+    @overload
+    def imap(
+        self, func: Callable[[T], R], iterable: Iterable[T],
+        chunksize: int | None = 1, *, buffersize: int | None = None,
+        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+    ) -> ResultIterator[R]: ...  # fmt: skip
+
+    @overload
+    def imap(
+        self, func: Callable[[T], R], iterable: Iterable[T],
+        chunksize: int | None = 1, *, buffersize: int | None = None,
+        errors: Literal["return"], **options: Unpack[CallOptions],
+    ) -> ResultIterator[Outcome[R]]: ...  # fmt: skip
+
     def imap(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
         chunksize: int | None = 1,
         *,
         buffersize: int | None = None,
+        errors: Errors | None = None,
         **options: Unpack[CallOptions],
-    ) -> ResultIterator[R]:
+    ) -> ResultIterator[Any]:
         """An iterator over the results, in the order of the items.
 
         The items are drawn as they are needed. A failed item raises in its turn, and the next `next` goes on
         behind it. An iterator that was begun and then dropped ends its work.
         """
-        return self._imap(func, iterable, chunksize, buffersize, options, ordered=True)
+        return self._imap(func, iterable, chunksize, buffersize, errors, options, ordered=True)
+
+    @overload
+    def imap_unordered(
+        self, func: Callable[[T], R], iterable: Iterable[T],
+        chunksize: int | None = 1, *, buffersize: int | None = None,
+        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+    ) -> ResultIterator[R]: ...  # fmt: skip
+
+    @overload
+    def imap_unordered(
+        self, func: Callable[[T], R], iterable: Iterable[T],
+        chunksize: int | None = 1, *, buffersize: int | None = None,
+        errors: Literal["return"], **options: Unpack[CallOptions],
+    ) -> ResultIterator[Outcome[R]]: ...  # fmt: skip
 
     def imap_unordered(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
         chunksize: int | None = 1,
         *,
         buffersize: int | None = None,
+        errors: Errors | None = None,
         **options: Unpack[CallOptions],
-    ) -> ResultIterator[R]:
+    ) -> ResultIterator[Any]:
         """Like `imap`, in the order in which the results come up."""
-        return self._imap(func, iterable, chunksize, buffersize, options, ordered=False)
+        return self._imap(func, iterable, chunksize, buffersize, errors, options, ordered=False)
 
     def _imap(
         self,
-        func: Callable[[T], R],
-        iterable: Iterable[T],
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
         chunksize: int | None,
         buffersize: int | None,
+        errors: Errors | None,
         options: CallOptions,
         *,
         ordered: bool,
-    ) -> ResultIterator[R]:
+    ) -> ResultIterator[Any]:
         checks.function(func)
         checks.iterable(iterable)
         # A size of 1 is multiprocessing's default, not a wish: let the time that items take decide.
-        settings = self._settings(None, None if chunksize == 1 else chunksize, options)
+        settings = self._settings(errors, None if chunksize == 1 else chunksize, options)
         size = checks.count("buffersize", buffersize)
         self._check_open()
         hint = length_hint(iterable) or None
@@ -392,10 +405,9 @@ class Pool:
             self._driver.serve(call)
             return self._driver, call
 
-        results: ResultIterator[R] = ResultIterator(stream, begin, owns_driver=False)
+        results: ResultIterator[Any] = ResultIterator(stream, begin, owns_driver=False)
         results.start()
-        self._streams = [s for s in self._streams if not s.over or s.untaken_failures()]
-        self._streams.append(stream)
+        self._unretrieved.watch(stream)
         return results
 
     def _settings(self, errors: Errors | None, chunksize: int | None, options: CallOptions) -> CallSettings:
@@ -439,27 +451,13 @@ class Pool:
             raise ClosedError("the pool is still open: call close() or terminate() before join()")
         self._driver.shut_down()
         if self._state == "closed":
-            self._raise_unseen()
+            self._raise_unretrieved()
 
-    def _raise_unseen(self) -> None:
-        with self._lock:
-            failures = list(self._unseen.values())
-            self._unseen.clear()
-            for stream in self._streams:
-                failures += stream.untaken_failures()
-            self._streams.clear()
+    def _raise_unretrieved(self) -> None:
+        failures = self._unretrieved.take()
         if failures:
             count = "1 failure" if len(failures) == 1 else f"{len(failures)} failures"
             raise BaseExceptionGroup(f"{count} that nobody retrieved", failures)
-
-    def _unseen_failure(self, result: AsyncResult[Any], exception: BaseException) -> None:
-        with self._lock:
-            self._unseen[result] = exception
-
-    def _seen(self, result: AsyncResult[Any]) -> None:
-        if result in self._unseen:
-            with self._lock:
-                self._unseen.pop(result, None)
 
     def _check_open(self) -> None:
         if self._state != "open":
