@@ -22,9 +22,11 @@ class Runner(Protocol):
 
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None = None) -> list[Any]:
         """The results of all items, in their order."""
+        ...
 
     def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
         """The result of one item."""
+        ...
 
 
 @dataclass(frozen=True)
