@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -126,6 +127,7 @@ def call_settings(
     retries: int = 0,
     retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
     progress: bool | Reporter = False,
+    **unknown: object,
 ) -> CallSettings:
     """Check what concerns one call.
 
@@ -133,6 +135,7 @@ def call_settings(
     Traceback (most recent call last):
     ValueError: chunksize must be at least 1, not -1
     """
+    _refuse(unknown, CallOptions)
     if not isinstance(progress, bool):
         for name in ("update", "close"):
             if not callable(getattr(progress, name, None)):
@@ -160,7 +163,7 @@ def worker_settings(
     memory_limit: int | str | None = None,
     start_method: str | None = None,
     engine: str | Engine | None = None,
-    workers_name: str = "max_workers",
+    **unknown: object,
 ) -> WorkerSettings:
     """Check what concerns the workers.
 
@@ -168,8 +171,9 @@ def worker_settings(
     Traceback (most recent call last):
     ValueError: start_method must be 'fork', 'spawn' or 'forkserver', not 'vfork'
     """
+    _refuse(unknown, MapOptions)
     chosen = resolve(engine)
-    workers = count(workers_name, max_workers) or available_cpus()
+    workers = count("max_workers", max_workers) or available_cpus()
     if initializer is not None and not callable(initializer):
         raise TypeError(f"initializer must be callable, not {initializer!r}")
     if not isinstance(initargs, Iterable):
@@ -203,11 +207,14 @@ def seconds(name: str, value: float | None, *, zero: bool = False) -> float | No
         return None
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
-    span = float(value)
+    try:
+        span = float(value)
+    except OverflowError:  # an int of hundreds of digits
+        span = math.inf if value > 0 else -math.inf
     if math.isnan(span) or span < 0 or (span == 0 and not zero):
         least = "not negative" if zero else "more than 0"
         raise ValueError(f"{name} must be {least} (seconds), not {value!r}")
-    return None if math.isinf(span) else span
+    return None if span > threading.TIMEOUT_MAX else span  # the clock does not reach that
 
 
 def function(value: object) -> None:
@@ -218,8 +225,15 @@ def function(value: object) -> None:
 
 def iterable(value: object) -> None:
     """Refuse what cannot be iterated."""
-    if not isinstance(value, Iterable) and not hasattr(value, "__getitem__"):
+    # Its type is asked, as iter() does: the class `list` itself has the __getitem__ of its lists.
+    if not isinstance(value, Iterable) and not hasattr(type(value), "__getitem__"):
         raise TypeError(f"items must be iterable, not {value!r}")
+
+
+def _refuse(unknown: dict[str, object], known: type) -> None:
+    for name in unknown:
+        names = ", ".join(known.__annotations__)
+        raise TypeError(f"there is no option {name!r}; the options are {names}")
 
 
 def _errors(value: str) -> Errors:

@@ -92,7 +92,7 @@ def make_reporter(progress: bool | Reporter, total: int | None) -> Guarded | Non
     if progress is not True:
         return Guarded(progress)
     bar = _bar(total)
-    return None if bar.disable else Guarded(bar)
+    return None if bar is None or bar.disable else Guarded(bar)
 
 
 def _bar(total: int | None) -> Any:
@@ -103,13 +103,17 @@ def _bar(total: int | None) -> Any:
             "progress=True needs tqdm: pip install 'parallelkit[progress]', or give an object with "
             "update(n) and close()"
         ) from error
+    if sys.stderr is None or sys.stderr.closed:
+        return None
     # A class of our own, so that the program's settings of tqdm stay as they are. tqdm's usual lock is
     # one between processes, and a worker that is killed while it holds that would stop the bar for ever;
     # its monitor is a thread, and forking beside threads is not safe. Without the monitor, tqdm has to
     # look at the clock at each update (miniters=1).
     bar_class: Any = type("Bar", (base,), {"monitor_interval": 0})
     bar_class.set_lock(threading.RLock())
-    return bar_class(total=total, disable=None, leave=None, miniters=1)
+    # A notebook's standard error is no terminal, and yet there is somebody who looks.
+    shown = True if _in_notebook() else None
+    return bar_class(total=total, disable=None if shown is None else False, leave=shown, miniters=1)
 
 
 def _bar_class() -> Any:

@@ -49,7 +49,7 @@ def _cgroup_quota(own: str = "/proc/self/cgroup", root: str = _CGROUP) -> float 
 
 
 def _quotas(folder: str) -> Iterable[float]:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, ZeroDivisionError):
         for line in _lines(f"{folder}/cpu.max"):  # version 2
             quota, period = line.split()
             if quota != "max":
@@ -83,10 +83,12 @@ def parse_memory(value: int | str) -> int:
     if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
         raise TypeError(wrong)
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
-        if match is None or match[2].upper() not in _UNITS:
+        match = re.fullmatch(r"\s*(\d{1,30})(?:\.(\d{1,30}))?\s*([A-Za-z]*)\s*", value)
+        if match is None or match[3].upper() not in _UNITS:
             raise ValueError(wrong)
-        size = int(float(match[1]) * _UNITS[match[2].upper()])
+        part = match[2] or ""
+        # In whole numbers: a float holds 15 digits.
+        size = int(match[1] + part) * _UNITS[match[3].upper()] // 10 ** len(part)
     else:
         size = value.__index__()
     if size <= 0:
@@ -191,7 +193,9 @@ def is_alive(pid: int) -> bool:
 def _is_running(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+            fields = file.read().rpartition(b")")[2].split()
+        # A zombie with several threads is a process whose main thread alone has ended.
+        return fields[0] not in (b"Z", b"X") or int(fields[17]) > 1
     except (FileNotFoundError, ProcessLookupError):
         if os.path.isdir("/proc/self"):
             return False

@@ -51,6 +51,8 @@ def terminate_tree(process_or_pid: int | ProcessLike, *, grace: float = 1.0) -> 
     >>> shell.returncode
     -15
     """
+    if isinstance(grace, bool) or not hasattr(grace, "__float__"):
+        raise TypeError(f"grace must be a number of seconds, not {grace!r}")
     if not 0 <= grace < math.inf:
         raise ValueError(f"grace must be a number of seconds, 0 or above, not {grace!r}")
     pid = _pid_of(process_or_pid)
