@@ -24,6 +24,8 @@ lint: $(STAMP) ## check format, style and the directions of imports
 
 typing: $(STAMP) ## check the types, with mypy and pyright
 	$(BIN)/mypy --strict
+	@# Apart, as each of the two has a conftest.
+	$(BIN)/mypy --strict benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	@# --verifytypes heeds no --pythonpath: it asks the python that it finds on the path where packages are.
 	PATH="$$(cd $(BIN) && pwd):$$PATH" pyright --verifytypes parallelkit --ignoreexternal
