@@ -88,7 +88,7 @@ def parse_memory(value: int | str) -> int:
             raise ValueError(wrong)
         part = match[2] or ""
         # In whole numbers: a float holds 15 digits.
-        size = int(match[1] + part) * _UNITS[match[3].upper()] // 10 ** len(part)
+        size: int = int(match[1] + part) * _UNITS[match[3].upper()] // 10 ** len(part)
     else:
         size = value.__index__()
     if size <= 0:
