@@ -234,7 +234,8 @@ def signal_tree(pid: int, signum: int, known: Iterable[int] = ()) -> list[int]:
     who got the signal, as `Pid`s; processes of other users are passed over.
     """
     _check(pid)
-    seen: dict[int, int] = {}
+    seen: set[int] = set()
+    told: list[int] = []
     found = _trees([pid, *known])
     grouped = _leads_group(pid)
     while found:
@@ -243,17 +244,17 @@ def signal_tree(pid: int, signum: int, known: Iterable[int] = ()) -> list[int]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signum)
         for each in found:
+            seen.add(each)
             # Once is enough: a handler may take a second signal for something else.
-            if grouped and signum != signal.SIGKILL and _group_of(each) == pid:
-                seen[each] = each
-                continue
+            once = grouped and signum != signal.SIGKILL and _group_of(each) == pid
             with contextlib.suppress(PermissionError):
-                _send(each, signum)
-            seen[each] = each
+                if not once:
+                    _send(each, signum)
+                told.append(each)
         if signum != signal.SIGKILL:
             break
-        found = [new for new in _trees(seen.values()) if new not in seen]
-    return list(seen.values())
+        found = [new for new in _trees(seen) if new not in seen]
+    return told
 
 
 def _trees(pids: Iterable[int]) -> list[int]:
@@ -261,10 +262,11 @@ def _trees(pids: Iterable[int]) -> list[int]:
     found: dict[int, int] = {}
     for pid in pids:
         root = resources.identity(pid)
-        if root is None or not is_alive(pid):
+        if root is None:
             continue
         for each in (root, *resources.descendants(root)):
-            found.setdefault(each, each)
+            if is_alive(each):
+                found.setdefault(each, each)
     found.pop(os.getpid(), None)
     return list(found.values())
 
