@@ -28,7 +28,14 @@ __all__ = [
 
 
 class ParallelKitError(Exception):
-    """What all errors of this library are."""
+    """What all errors of this library are.
+
+    >>> try:
+    ...     raise ClosedError("this pool is closed")
+    ... except ParallelKitError as error:
+    ...     print(error)
+    this pool is closed
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.args, self.__dict__.copy()))
@@ -123,6 +130,12 @@ class MemoryLimitError(WorkerDiedError):
     """A worker with its descendants held more than `memory_limit`, and was ended.
 
     limit, used: bytes. The other fields are those of `WorkerDiedError`.
+
+    >>> error = MemoryLimitError(
+    ...     index=2, pid=41, exitcode=-9, signal=9, started=True, limit=2_000_000_000, used=2_300_000_000
+    ... )
+    >>> print(error)
+    item 2 was ended, as its worker held 2,300 MB, more than the memory_limit of 2,000 MB
     """
 
     def __init__(
@@ -151,6 +164,9 @@ class WorkerInitError(ParallelKitError, BrokenProcessPool):
     """No worker can be started; why not is the `__cause__`, such as the initializer's exception.
 
     starts: how many attempts in a row have failed.
+
+    >>> print(WorkerInitError(starts=3))  # doctest: +ELLIPSIS
+    no worker could be started: 3 attempts in a row have failed, for the reason ...
     """
 
     def __init__(self, *, starts: int) -> None:
@@ -164,8 +180,11 @@ class WorkerInitError(ParallelKitError, BrokenProcessPool):
 class SerializationError(ParallelKitError, pickle.PicklingError):
     """Something could not be sent to another process, or not be read there.
 
-    what: "function", "item", "result", "exception" or "initializer". path: the way to the culprit inside
+    what: "function", "item", "result" or "initializer". path: the way to the culprit inside
     of it, such as "item['lock']". reason: what pickle said. index: which item, None for none.
+
+    >>> print(SerializationError(what="result", path="result.lock", reason="a lock"))  # doctest: +ELLIPSIS
+    the result cannot be sent between processes at result.lock: ... needed of it
     """
 
     def __init__(self, *, what: str, path: str, reason: str, index: int | None = None) -> None:
@@ -179,7 +198,7 @@ class SerializationError(ParallelKitError, pickle.PicklingError):
 
 
 def _cure(what: str, reason: str) -> str:
-    if "lambda" in reason or "local" in reason or "__main__" in reason:
+    if any(sign in reason for sign in ("<lambda>", "<locals>", "local object", "__main__")):
         return (
             ". Define it at the top level of a module that can be imported, "
             "or install parallelkit[cloudpickle]"
@@ -194,7 +213,11 @@ def _cure(what: str, reason: str) -> str:
 class RemoteError(ParallelKitError):
     """Stands in for an exception of a worker that cannot be rebuilt here.
 
-    type_name: the name of its type. traceback: its whole traceback, as text.
+    type_name: the name of its type, with its module. traceback: its traceback, as text; its cause, context
+    and notes are where the exception itself would have them.
+
+    >>> RemoteError(type_name="shop.OutOfStock", text="no more tea", traceback="...")
+    RemoteError('shop.OutOfStock: no more tea')
     """
 
     def __init__(self, *, type_name: str, text: str, traceback: str) -> None:
@@ -204,7 +227,13 @@ class RemoteError(ParallelKitError):
 
 
 class ClosedError(ParallelKitError, ValueError, RuntimeError):
-    """What was asked for needs a pool that is open (or closed, in the case of `join`)."""
+    """What was asked for needs a pool that is open (or closed, in the case of `join`).
+
+    >>> raise ClosedError("this pool is closed")
+    Traceback (most recent call last):
+        ...
+    parallelkit.errors.ClosedError: this pool is closed
+    """
 
 
 def _item(index: int | None) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import io
+import os
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, MethodType
@@ -40,9 +44,10 @@ def dumps(obj: object, buffers: list[pickle.PickleBuffer] | None = None) -> byte
     except Exception:
         if buffers:
             buffers.clear()
-        data = _cloudpickle(obj, keep)
-        if data is None:
+        by_value = cloudpickle()
+        if by_value is None:
             raise
+        data: bytes = by_value.dumps(obj, 5, buffer_callback=keep)
         return data
 
 
@@ -59,13 +64,13 @@ def _keeper(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer
     return in_band
 
 
-def _cloudpickle(obj: object, keep: Callable[[pickle.PickleBuffer], bool] | None) -> bytes | None:
+def cloudpickle() -> Any:
+    """The module, or None where it is not installed."""
     try:
-        import cloudpickle
+        import cloudpickle as module
     except ImportError:
         return None
-    data: bytes = cloudpickle.dumps(obj, 5, buffer_callback=keep)
-    return data
+    return module
 
 
 def can_be_sent(function: Callable[..., Any]) -> bool:
@@ -74,33 +79,55 @@ def can_be_sent(function: Callable[..., Any]) -> bool:
     >>> can_be_sent(len)
     True
     """
+    finder = _MainFinder(io.BytesIO(), 5, buffer_callback=lambda _: None)
     try:
-        dumps(function, [])
+        finder.dump(function)
     except Exception:
-        return False
+        # By value, with no need of __main__.
+        return cloudpickle() is not None and not _fails(function)
+    return not finder.found or _main_can_be_run_again()
+
+
+class _MainFinder(pickle.Pickler):
+    """Tells whether a pickle needs a function or class of `__main__`."""
+
+    found = False
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+            self.found = True
+        return NotImplemented
+
+
+def _main_can_be_run_again() -> bool:
+    """Whether a fresh interpreter can run the program's `__main__`; not a notebook's, nor standard input."""
     main = sys.modules.get("__main__")
-    if getattr(function, "__module__", None) != "__main__" or main is None:
+    if getattr(main, "__spec__", None) is not None:
         return True
-    # What lives in __main__ is pickled by its name: a fresh interpreter has it where __main__ is a file
-    # or module that can be run again.
-    return getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+    file = getattr(main, "__file__", None)
+    return isinstance(file, str) and os.path.exists(file)
 
 
 def error(what: str, obj: object, cause: BaseException, *, index: int | None = None) -> SerializationError:
     """The error that says what of `obj` could not be sent or read, and why.
 
-    `obj` is None where only `cause` is known.
+    `obj` is None where only `cause` is known; of an initializer, a tuple of it and its arguments.
 
-    >>> print(error("item", {"f": [1, lambda: 0]}, TypeError("no")).path)
+    >>> print(error("item", {"f": [1, (n for n in "ab")]}, TypeError("no")).path)
     item['f'][1]
     """
     path = what
     if obj is not None:
         path += _culprit(obj)
+    if what == "initializer":
+        path = re.sub(r"^initializer\[([01])\]", lambda found: _INITIALIZER[found[1]], path)
     reason = f"{type(cause).__name__}: {_text(cause)}"
     made = SerializationError(what=what, path=path, reason=reason, index=index)
     made.__cause__ = cause
     return made
+
+
+_INITIALIZER = {"0": "initializer", "1": "initargs"}
 
 
 def _text(cause: BaseException) -> str:
@@ -112,8 +139,10 @@ def _text(cause: BaseException) -> str:
 
 def _fails(obj: object) -> bool:
     try:
-        dumps(obj)
-    except Exception:
+        dumps(obj, [])
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an object's own methods may raise anything
         return True
     return False
 
@@ -152,26 +181,26 @@ def _parts(obj: object) -> Iterator[tuple[str, object]]:
 def _parts_of(obj: object) -> Iterable[tuple[str, object]]:
     if isinstance(obj, dict):
         for key, value in list(obj.items()):
-            yield f"[{_short(key)}]", value
-            yield f" key {_short(key)}", key
+            yield f"[{shortened(key)}]", value
+            yield f" key {shortened(key)}", key
     elif isinstance(obj, (list, tuple)):
         names = getattr(obj, "_fields", None)
         for at, value in enumerate(obj):
             yield (f".{names[at]}" if names else f"[{at}]"), value
     elif isinstance(obj, (set, frozenset)):
         for value in obj:
-            yield f" member {_short(value)}", value
+            yield f" member {shortened(value)}", value
     elif isinstance(obj, functools.partial):
         yield ".func", obj.func
         for at, value in enumerate(obj.args):
             yield f".args[{at}]", value
         for name, value in obj.keywords.items():
-            yield f".keywords[{_short(name)}]", value
+            yield f".keywords[{shortened(name)}]", value
     elif isinstance(obj, MethodType):
         yield ".__self__", obj.__self__
     elif isinstance(obj, FunctionType):
-        for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
-            yield f".{name}", cell.cell_contents
+        if cloudpickle() is not None:  # else it is the function itself that has no pickle
+            yield from _parts_of_function(obj)
     elif not isinstance(obj, type):
         for name, value in list(getattr(obj, "__dict__", {}).items()):
             yield f".{name}", value
@@ -182,9 +211,19 @@ def _parts_of(obj: object) -> Iterable[tuple[str, object]]:
                     yield f".{name}", getattr(obj, name)
 
 
-def _short(obj: object) -> str:
+def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
+    """What cloudpickle sends along with a function."""
+    names = inspect.getclosurevars(function)
+    for name, value in [*names.nonlocals.items(), *names.globals.items()]:
+        yield f".{name}", value
+    for at, value in enumerate(function.__defaults__ or ()):
+        yield f".__defaults__[{at}]", value
+
+
+def shortened(obj: object, most: int = 40) -> str:
+    """The `repr` of something that may not have one, of at most so many characters."""
     try:
         text = repr(obj)
     except Exception:
         text = f"<{type(obj).__name__}>"
-    return text if len(text) <= 40 else text[:37] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,187 @@
+"""From the nodes that `tracebacks.dumps` writes back to exceptions."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import pickle
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .errors import RemoteError
+
+#: Of each frame: file, name, line, and the __name__ and __file__ of its module.
+Frame = tuple[str, str, int, str, str]
+#: The number of an exception that is not there.
+NO_NODE = -1
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+
+
+class Unpickler(pickle.Unpickler):
+    """Reads a pickle in which exceptions are references, which `find` follows."""
+
+    def __init__(self, data: bytes, find: Callable[[int], BaseException]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._find = find
+
+    def persistent_load(self, pid: Any) -> BaseException:
+        """What `pickle` calls for a reference."""
+        return self._find(pid)
+
+
+class Rebuilding:
+    """The exceptions on their way out of the bytes. It changes the nodes that it is given."""
+
+    def __init__(self, nodes: list[dict[str, Any]]) -> None:
+        self._nodes = nodes
+        self._made: dict[int, BaseException] = {}
+        self._under_way: set[int] = set()
+
+    def all(self) -> list[BaseException]:
+        """All exceptions, each with what belongs to it, in the order of their nodes."""
+        # From the last, as those that hold others come before them: so the recursion stays shallow.
+        for number in reversed(range(len(self._nodes))):
+            self.find(number)
+        made = [self._made[number] for number in range(len(self._nodes))]
+        for error, node in zip(made, self._nodes, strict=True):
+            self._attach(error, node)
+        return made
+
+    def find(self, number: int) -> BaseException:
+        """The exception of a node, which may lack its cause, context and traceback as yet."""
+        if number not in self._made:
+            if number in self._under_way:
+                raise pickle.UnpicklingError("a group that is among its own members")
+            self._under_way.add(number)
+            try:
+                made = self._make(number, self._nodes[number])
+            except Exception as why:
+                made = _stand_in(self._nodes[number])
+                self._nodes[number]["notes"].append(f"parallelkit: not rebuilt here, {_one_line(why)}")
+            self._made[number] = made
+        return self._made[number]
+
+    def _make(self, number: int, node: dict[str, Any]) -> BaseException:
+        if "plain" in node:
+            name, args = node["plain"]
+            made: BaseException = getattr(builtins, name)(*args)
+            return made
+        if "whole" in node:
+            made = pickle.loads(node["whole"])
+            if not isinstance(made, BaseException):
+                raise pickle.UnpicklingError(f"its pickle gave {type(made).__name__}")
+            return made
+        if "class" in node:
+            return self._put_together(number, node)
+        return _stand_in(node)
+
+    def _put_together(self, number: int, node: dict[str, Any]) -> BaseException:
+        cls = pickle.loads(node["class"])
+        # The class's own __new__ and __init__ may ask for arguments that nobody knows here.
+        base = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
+        if "members" in node:
+            message, members = node["members"]
+            made: BaseException = base.__new__(cls, message, [self.find(n) for n in members])
+        else:
+            made = base.__new__(cls)
+            self._made[number] = made  # its pieces may refer to it
+        lost: list[str] = []
+        args = [self._argument(at, piece, lost) for at, piece in enumerate(node["args"])]
+        BaseException.__setattr__(made, "args", tuple(args))
+        for name, piece in [*node["fields"].items(), *node["state"].items()]:
+            if isinstance(piece, bytes):
+                _set(made, name, Unpickler(piece, self.find).load())
+            elif name != "obj":
+                lost.append(f"parallelkit: attribute {name} was left behind ({piece[1]})")
+        if lost and text_of(made) != node["text"]:
+            lost.append(f"parallelkit: its text was: {node['text']}")
+        node["notes"] += lost
+        return made
+
+    def _argument(self, at: int, piece: bytes | tuple[str, str], lost: list[str]) -> Any:
+        if isinstance(piece, bytes):
+            return Unpickler(piece, self.find).load()
+        lost.append(f"parallelkit: of argument {at} there is only the repr ({piece[1]})")
+        return piece[0]
+
+    def _attach(self, error: BaseException, node: dict[str, Any]) -> None:
+        put = BaseException.__setattr__
+        for name, key in (("__cause__", "cause"), ("__context__", "context")):
+            if node[key] != NO_NODE:
+                put(error, name, self.find(node[key]))
+        put(error, "__suppress_context__", node["suppress"])
+        if node["notes"]:
+            put(error, "__notes__", [*node["notes"]])
+        if node["frames"]:
+            BaseException.with_traceback(error, next(_trace(node["frames"])))
+
+
+def _set(error: BaseException, name: str, value: object) -> None:
+    for base in type(error).__mro__:
+        member = vars(base).get(name)
+        if isinstance(member, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+            try:
+                member.__set__(error, value)
+            except (AttributeError, TypeError, ValueError):
+                return
+            return
+    error.__dict__[name] = value
+
+
+def _stand_in(node: dict[str, Any]) -> RemoteError:
+    name, text = node["name"], node["text"]
+    lines = [traceback.FrameSummary(file, line, code) for file, code, line, *_ in node["frames"]]
+    head = "Traceback (most recent call last):\n" if lines else ""
+    last = "".join(f"{line}\n" for line in [f"{name}: {text}" if text else name, *node["notes"]])
+    return RemoteError(
+        type_name=name, text=text, traceback=head + "".join(traceback.format_list(lines)) + last
+    )
+
+
+def _one_line(why: BaseException) -> str:
+    return f"{type(why).__name__}: {text_of(why)}"
+
+
+def _trace(frames: list[Frame]) -> Iterator[types.TracebackType]:
+    """A real traceback, by tblib.
+
+    As a generator, so that the frames are called from here and from no one further up: else each exception
+    would keep alive what its receiver's functions hold, itself included.
+    """
+    from tblib import Traceback
+
+    chain: Any = None
+    for file, name, line, module, module_file in reversed(frames):
+        scope = {"__name__": module, "__file__": module_file}
+        frame = types.SimpleNamespace(
+            f_code=types.SimpleNamespace(co_filename=file, co_name=name), f_globals=scope, f_lineno=line
+        )
+        chain = types.SimpleNamespace(tb_frame=frame, tb_lineno=line, tb_next=chain)
+    entries = [*_entries(Traceback(chain).as_traceback())]
+    # tblib's frames stand at an instruction of its own, and so at a column that has nothing to do with
+    # the line in the user's file. Without an instruction (-1) no marks are printed below it.
+    trace = None
+    while entries:
+        entry = entries.pop()
+        trace = types.TracebackType(trace, entry.tb_frame, -1, entry.tb_lineno)
+        del entry
+    assert trace is not None
+    made = [trace]
+    del trace
+    yield made.pop()
+
+
+def _entries(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next
+
+
+def text_of(value: object) -> str:
+    """The `str` of something that may not have one."""
+    try:
+        return str.__str__(str(value))  # str() may give an instance of a subclass
+    except Exception as why:
+        return f"(its text cannot be had: {type(why).__name__})"
