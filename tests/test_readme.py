@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from snippets import check, snippets
 
-README = Path(__file__).parents[1] / "README.md"
-_EXAMPLES = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", README.read_text(), re.DOTALL)
+_EXAMPLES = snippets("README.md")
 
 
 @pytest.mark.parametrize(("source", "output"), _EXAMPLES)
 def test_example(source: str, output: str, tmp_path: Path) -> None:
-    script = tmp_path / "example.py"
-    script.write_text(source)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=50, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, output, "")
+    check(source, output, tmp_path)
 
 
 def test_there_are_examples() -> None:
