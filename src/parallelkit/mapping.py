@@ -14,7 +14,7 @@ from .driver import Driver
 from .engines import Style
 from .gathering import Gathering, as_input
 from .iteration import ResultIterator, Stream
-from .options import Arguments, CallSettings, Errors, MapOptions, WorkerSettings
+from .options import Arguments, CallSettings, Errors, MapOptions, Raising, WorkerSettings
 from .outcomes import Outcome
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def pool_map(
     items: Iterable[T],
     /,
     *,
-    errors: Literal["raise", "group"] = "raise",
+    errors: Raising = "raise",
     **options: Unpack[MapOptions],
 ) -> list[R]: ...
 
@@ -80,7 +80,7 @@ def pool_starmap(
     tuples: Iterable[Arguments[*Ts]],
     /,
     *,
-    errors: Literal["raise", "group"] = "raise",
+    errors: Raising = "raise",
     **options: Unpack[MapOptions],
 ) -> list[R]: ...
 
@@ -119,7 +119,7 @@ def pool_imap(
     items: Iterable[T],
     /,
     *,
-    errors: Literal["raise", "group"] = "raise",
+    errors: Raising = "raise",
     ordered: bool = True,
     buffersize: int | None = None,
     **options: Unpack[MapOptions],

@@ -22,6 +22,9 @@ from .resources import available_cpus, parse_memory
 from .scheduler import JobSpec
 
 Errors: TypeAlias = Literal["raise", "group", "return"]
+#: With these a failure is raised, and what a call returns are values, not outcomes.
+Raising: TypeAlias = Literal["raise", "group"]
+ErrorCallback: TypeAlias = Callable[[BaseException], object]
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
 Ts = TypeVarTuple("Ts")

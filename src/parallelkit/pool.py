@@ -17,7 +17,7 @@ from .engines import Engine, Style
 from .errors import ClosedError, TaskTimeoutError, WorkerDiedError
 from .gathering import as_input
 from .iteration import ResultIterator, Stream
-from .options import Arguments, CallOptions, CallSettings, Errors, RetryOn
+from .options import Arguments, CallOptions, CallSettings, ErrorCallback, Errors, Raising, RetryOn
 from .outcomes import Outcome
 from .results import AsyncResult, PoolStats, Unretrieved
 from .scheduler import JobSpec
@@ -54,7 +54,7 @@ class Pool:
         context: BaseContext | None = None,
         *,
         task_timeout: float | None = None,
-        errors: Literal["raise", "group"] = "raise",
+        errors: Raising = "raise",
         retries: int = 0,
         retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
         memory_limit: int | str | None = None,
@@ -119,21 +119,21 @@ class Pool:
     def apply_async(
         self, func: Callable[[*Ts], R], args: Arguments[*Ts] = ..., *,
         callback: Callable[[R], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None, **options: Unpack[CallOptions],
+        error_callback: ErrorCallback | None = None, **options: Unpack[CallOptions],
     ) -> AsyncResult[R]: ...  # fmt: skip
 
     @overload
     def apply_async(
         self, func: Callable[..., R], args: Iterable[Any], kwds: Mapping[str, Any],
         callback: Callable[[R], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None, **options: Unpack[CallOptions],
+        error_callback: ErrorCallback | None = None, **options: Unpack[CallOptions],
     ) -> AsyncResult[R]: ...  # fmt: skip
 
     @overload
     def apply_async(
         self, func: Callable[..., R], args: Iterable[Any] = ..., *, kwds: Mapping[str, Any],
         callback: Callable[[R], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None, **options: Unpack[CallOptions],
+        error_callback: ErrorCallback | None = None, **options: Unpack[CallOptions],
     ) -> AsyncResult[R]: ...  # fmt: skip
 
     def apply_async(
@@ -142,7 +142,7 @@ class Pool:
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
         callback: Callable[[R], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
+        error_callback: ErrorCallback | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """Like `apply`, but return at once, with an `AsyncResult`.
@@ -160,7 +160,7 @@ class Pool:
         args: Iterable[Any],
         kwds: Mapping[str, Any],
         callback: Callable[[R], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
+        error_callback: ErrorCallback | None,
         options: CallOptions,
     ) -> AsyncResult[R]:
         checks.function(func)
@@ -175,15 +175,13 @@ class Pool:
 
     @overload
     def map(
-        self, func: Callable[[T], R], iterable: Iterable[T],
-        chunksize: int | None = None, *,
-        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None, *,
+        errors: Raising | None = None, **options: Unpack[CallOptions],
     ) -> list[R]: ...  # fmt: skip
 
     @overload
     def map(
-        self, func: Callable[[T], R], iterable: Iterable[T],
-        chunksize: int | None = None, *,
+        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None, *,
         errors: Literal["return"], **options: Unpack[CallOptions],
     ) -> list[Outcome[R]]: ...  # fmt: skip
 
@@ -201,15 +199,13 @@ class Pool:
 
     @overload
     def starmap(
-        self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]],
-        chunksize: int | None = None, *,
-        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+        self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]], chunksize: int | None = None, *,
+        errors: Raising | None = None, **options: Unpack[CallOptions],
     ) -> list[R]: ...  # fmt: skip
 
     @overload
     def starmap(
-        self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]],
-        chunksize: int | None = None, *,
+        self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]], chunksize: int | None = None, *,
         errors: Literal["return"], **options: Unpack[CallOptions],
     ) -> list[Outcome[R]]: ...  # fmt: skip
 
@@ -229,15 +225,15 @@ class Pool:
     def map_async(
         self, func: Callable[[T], R], iterable: Iterable[T],
         chunksize: int | None = None, callback: Callable[[list[R]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None, *,
-        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+        error_callback: ErrorCallback | None = None, *,
+        errors: Raising | None = None, **options: Unpack[CallOptions],
     ) -> AsyncResult[list[R]]: ...  # fmt: skip
 
     @overload
     def map_async(
         self, func: Callable[[T], R], iterable: Iterable[T],
         chunksize: int | None = None, callback: Callable[[list[Outcome[R]]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None, *,
+        error_callback: ErrorCallback | None = None, *,
         errors: Literal["return"], **options: Unpack[CallOptions],
     ) -> AsyncResult[list[Outcome[R]]]: ...  # fmt: skip
 
@@ -247,7 +243,7 @@ class Pool:
         iterable: Iterable[Any],
         chunksize: int | None = None,
         callback: Callable[[list[Any]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
+        error_callback: ErrorCallback | None = None,
         *,
         errors: Errors | None = None,
         **options: Unpack[CallOptions],
@@ -261,15 +257,15 @@ class Pool:
     def starmap_async(
         self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]],
         chunksize: int | None = None, callback: Callable[[list[R]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None, *,
-        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+        error_callback: ErrorCallback | None = None, *,
+        errors: Raising | None = None, **options: Unpack[CallOptions],
     ) -> AsyncResult[list[R]]: ...  # fmt: skip
 
     @overload
     def starmap_async(
         self, func: Callable[[*Ts], R], iterable: Iterable[Arguments[*Ts]],
         chunksize: int | None = None, callback: Callable[[list[Outcome[R]]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None, *,
+        error_callback: ErrorCallback | None = None, *,
         errors: Literal["return"], **options: Unpack[CallOptions],
     ) -> AsyncResult[list[Outcome[R]]]: ...  # fmt: skip
 
@@ -279,7 +275,7 @@ class Pool:
         iterable: Iterable[Any],
         chunksize: int | None = None,
         callback: Callable[[list[Any]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
+        error_callback: ErrorCallback | None = None,
         *,
         errors: Errors | None = None,
         **options: Unpack[CallOptions],
@@ -296,7 +292,7 @@ class Pool:
         iterable: Iterable[Any],
         chunksize: int | None,
         callback: Callable[[Any], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
+        error_callback: ErrorCallback | None,
         errors: Errors | None,
         options: CallOptions,
     ) -> AsyncResult[list[Any]]:
@@ -324,7 +320,7 @@ class Pool:
     def imap(
         self, func: Callable[[T], R], iterable: Iterable[T],
         chunksize: int | None = 1, *, buffersize: int | None = None,
-        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+        errors: Raising | None = None, **options: Unpack[CallOptions],
     ) -> ResultIterator[R]: ...  # fmt: skip
 
     @overload
@@ -355,7 +351,7 @@ class Pool:
     def imap_unordered(
         self, func: Callable[[T], R], iterable: Iterable[T],
         chunksize: int | None = 1, *, buffersize: int | None = None,
-        errors: Literal["raise", "group"] | None = None, **options: Unpack[CallOptions],
+        errors: Raising | None = None, **options: Unpack[CallOptions],
     ) -> ResultIterator[R]: ...  # fmt: skip
 
     @overload

@@ -11,7 +11,7 @@ from .driver import Call, Driver
 from .errors import CallTimeoutError, ClosedError
 from .gathering import Gathering
 from .iteration import Stream
-from .options import CallSettings
+from .options import CallSettings, ErrorCallback
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -43,7 +43,7 @@ class AsyncResult(Generic[R_co]):
         settings: CallSettings,
         size: int | None,
         callback: Callable[[Any], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
+        error_callback: ErrorCallback | None,
         *,
         single: bool,
     ) -> None:
