@@ -63,5 +63,6 @@ def _failure(index: int, data: bytes) -> Failure:
     return Failure(index, tracebacks.loads(data))
 
 
-#: `Success[T] | Failure`
+#: `Success[T] | Failure`. `match` and `isinstance` tell a type checker which of them it is; so does `.ok`,
+#: but pyright understands that only as `.ok is True`.
 Outcome: TypeAlias = Success[T_co] | Failure
