@@ -1,4 +1,4 @@
-"""The guide's programs print what it says, the pages speak of all there is, and their links lead somewhere."""
+"""The programs of the guide print what it says, the pages name all there is, and links lead somewhere."""
 
 from __future__ import annotations
 
