@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tasks
+
+import parallelkit
+from parallelkit.progress import Guarded, Reporter, make_reporter
+
+#: A program that prints what an expression comes to.
+PROGRAM = """
+import parallelkit, sys, tasks
+from parallelkit import *
+
+def failures(results):
+    try:
+        return sum(not isinstance(outcome, Success) for outcome in results)
+    except ExceptionGroup as group:
+        return len(group.exceptions)
+
+if __name__ == "__main__":
+    print({expression})
+"""
+
+
+def _program(folder: Path, expression: str) -> dict[str, Any]:
+    script = folder / "program.py"
+    script.write_text(PROGRAM.replace("{expression}", expression))
+    return {
+        "args": [sys.executable, str(script)],
+        "env": {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "80", "LINES": "24"},
+        "text": True,
+    }
+
+
+def _on_a_terminal(folder: Path, expression: str) -> tuple[str, list[str]]:
+    """What the program prints, and what the terminal on its standard error shows, one after the other."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))  # a new one has no columns, and so no room for a bar
+    program = _program(folder, expression)
+    with subprocess.Popen(**program, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while data := _read(ours):
+            shown += data
+        os.close(ours)
+        output, _ = process.communicate()
+    assert process.returncode == 0, shown.decode()
+    assert shown.endswith(b"\n")
+    return output.strip(), [line for line in re.split(r"\s*[\r\n]\s*", shown.decode()) if line]
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # how Linux tells that nobody has the other end any more
+        return b""
+
+
+def test_a_bar_on_a_terminal_is_complete(start_method: str, tmp_path: Path) -> None:
+    output, bars = _on_a_terminal(
+        tmp_path, f"pool_map(abs, range(50), progress=True, max_workers=2, start_method={start_method!r})"
+    )
+    assert output == str(list(range(50)))
+    assert re.match(r"0%\|\s+\| 0/50 ", bars[0])
+    assert re.fullmatch(r"100%\|█+\| 50/50 \[.*\]", bars[-1])
+    assert not any("failed" in bar for bar in bars)
+
+
+def test_a_bar_moves_while_items_are_done(tmp_path: Path) -> None:
+    _, bars = _on_a_terminal(
+        tmp_path, "pool_map(tasks.sleep, [0.2] * 6, progress=True, max_workers=2, chunksize=1)"
+    )
+    seen = {int(match[1]) for bar in bars if (match := re.search(r" (\d)/6 ", bar))}
+    assert {0, 6} < seen
+
+
+def test_a_bar_without_a_total(tmp_path: Path) -> None:
+    output, bars = _on_a_terminal(tmp_path, "pool_map(abs, (x for x in range(7)), progress=True)")
+    assert output == str(list(range(7)))
+    assert re.fullmatch(r"7it \[.*\]", bars[-1])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(
+            "pool_imap(tasks.fail_on_odd, range(10), progress=True, errors='return')",
+            marks=pytest.mark.xfail(reason="Stream.deliver counts failures only where they are raised"),
+        ),
+        "pool_imap(tasks.fail_on_odd, range(10), progress=True, errors='group')",
+        "pool_map(tasks.fail_on_odd, range(10), progress=True, errors='return')",
+        "pool_map(tasks.fail_on_odd, range(10), progress=True, errors='return', engine='serial')",
+        "pool_map(tasks.fail_on_odd, range(10), progress=True, errors='return', engine='threads')",
+    ],
+)
+def test_a_bar_tells_how_many_items_failed(call: str, tmp_path: Path) -> None:
+    output, bars = _on_a_terminal(tmp_path, f"failures({call})")
+    assert output == "5"
+    assert re.fullmatch(r"100%\|█+\| 10/10 \[.*, failed=5\]", bars[-1])
+
+
+@pytest.mark.parametrize("redirection", ["2>file", "2>/dev/null", "2>&-", "2>&1"])
+def test_nothing_is_shown_where_there_is_no_terminal(redirection: str, tmp_path: Path) -> None:
+    program = _program(tmp_path, "pool_map(abs, [1, -2], progress=True)")
+    program["args"] = ["sh", "-c", f'exec "$0" "$@" {redirection}', *program["args"]]
+    done = subprocess.run(**program, cwd=tmp_path, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout) == (0, "[1, 2]\n")
+    if redirection == "2>file":
+        assert (tmp_path / "file").read_text() == ""
+
+
+def test_nothing_is_shown_where_standard_error_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    assert make_reporter(True, 3) is None
+
+
+@pytest.mark.parametrize("total", [3, None])
+def test_a_bar_in_a_notebook_without_widgets(total: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tqdm import notebook
+
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(notebook, "IProgress", None, raising=False)
+    monkeypatch.setattr(sys, "stderr", shown := io.StringIO())
+    items = [1, 2, 3] if total else (x for x in [1, 2, 3])
+    assert parallelkit.pool_map(abs, items, progress=True) == [1, 2, 3]
+    assert shown.getvalue().endswith("\n")
+    assert ("3/3" if total else "3it") in shown.getvalue().split("\r")[-1]
+
+
+def test_the_programs_settings_of_tqdm_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tqdm.std import tqdm
+
+    theirs: Any = tqdm
+    monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    before = (theirs.monitor_interval, theirs.get_lock())
+    reporter = make_reporter(True, 3)
+    assert reporter is not None
+    reporter.close()
+    assert (theirs.monitor_interval, theirs.get_lock()) == before
+
+
+@pytest.mark.parametrize("call", [parallelkit.pool_map, parallelkit.pool_imap])
+def test_without_tqdm(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "tqdm":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tqdm", None)  # which makes its import fail
+    with pytest.raises(
+        ImportError, match=r"needs tqdm: pip install 'parallelkit\[progress\]', or give an obj"
+    ):
+        call(abs, [1], progress=True)
+    counter = Counter()
+    assert list(call(abs, [1], progress=counter)) == [1]
+    assert counter.closed == 1
+
+
+# Objects of the caller's own
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.done = 0
+        self.closed = 0
+
+    def update(self, n: int, /) -> None:
+        assert n > 0
+        assert not self.closed
+        self.done += n
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_an_object_is_told_of_each_item(engine: dict[str, Any]) -> None:
+    for errors in ("return", "group"):
+        counter = Counter()
+        assert isinstance(counter, Reporter)
+        try:
+            parallelkit.pool_map(tasks.fail_on_three, range(20), progress=counter, errors=errors, **engine)
+        except ExceptionGroup:
+            assert errors == "group"
+        assert (counter.done, counter.closed) == (20, 1)
+    counter = Counter()
+    assert sum(parallelkit.pool_imap(tasks.square, iter(range(20)), progress=counter, **engine)) == 2470
+    assert (counter.done, counter.closed) == (20, 1)
+
+
+def test_an_object_is_closed_where_the_call_is_left_early(engine: dict[str, Any]) -> None:
+    counter = Counter()
+    with pytest.raises(ValueError, match="three"):
+        parallelkit.pool_map(tasks.fail_on_three, range(20), progress=counter, **engine)
+    assert counter.closed == 1
+    counter = Counter()
+    with parallelkit.pool_imap(tasks.square, range(20), progress=counter, **engine) as results:
+        next(results)
+    assert counter.closed == 1
+
+
+def test_an_object_with_a_postfix_is_told_of_failures(engine: dict[str, Any]) -> None:
+    told: list[int] = []
+
+    class WithPostfix(Counter):
+        def set_postfix(self, *, failed: int, refresh: bool) -> None:
+            told.append(failed)
+
+    parallelkit.pool_map(
+        tasks.fail_on_odd, range(8), progress=WithPostfix(), errors="return", chunksize=1, **engine
+    )
+    assert told == sorted(told)
+    assert told[-1] == 4
+
+
+@pytest.mark.parametrize("where", ["update", "close"])
+@pytest.mark.parametrize("kind", [OSError, SystemExit])
+@pytest.mark.parametrize("face", ["map", "imap", "pool"])
+def test_an_object_that_raises_makes_its_error_the_calls(
+    where: str, kind: type[BaseException], face: str
+) -> None:
+    counter = Counter()
+    error = kind("no such terminal")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    setattr(counter, where, fail)
+    taken: list[int] = []
+    with pytest.raises(kind, match="no such terminal") as caught:
+        if face == "map":
+            parallelkit.pool_map(tasks.square, range(10), progress=counter, max_workers=2)
+        elif face == "imap":
+            for value in parallelkit.pool_imap(tasks.square, range(10), progress=counter, max_workers=2):
+                taken.append(value)
+        else:
+            with parallelkit.Pool(2) as pool:
+                pool.map(tasks.square, range(10), progress=counter)
+    assert caught.value is error
+    if face == "imap":
+        assert taken == [x * x for x in range(10)]  # the results are not lost to the bar
+    if where == "update":
+        assert counter.closed == 1
+
+
+def test_the_failure_of_an_item_comes_before_that_of_the_object() -> None:
+    class Broken(Counter):
+        def update(self, n: int, /) -> None:
+            raise OSError("no such terminal")
+
+    with pytest.raises(ValueError, match="three"):
+        parallelkit.pool_map(tasks.fail_on_three, [3], progress=Broken())
+
+
+def test_guarded_keeps_the_first_error_and_tells_no_more() -> None:
+    calls: list[str] = []
+
+    class Broken:
+        def update(self, n: int, /) -> None:
+            calls.append("update")
+            raise OSError("first")
+
+        def set_postfix(self, **_: object) -> None:
+            calls.append("postfix")
+
+        def close(self) -> None:
+            calls.append("close")
+            raise OSError("second")
+
+    guarded = Guarded(Broken())
+    guarded.failed(1)
+    guarded.update(1)
+    guarded.update(1)
+    guarded.failed(2)
+    guarded.close()
+    guarded.close()
+    assert calls == ["postfix", "update", "close"]
+    assert str(guarded.error) == "first"
+
+
+def test_guarded_lets_an_interrupt_pass() -> None:
+    class Interrupted(Counter):
+        def update(self, n: int, /) -> None:
+            raise KeyboardInterrupt
+
+    guarded = Guarded(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        guarded.update(1)
+    assert guarded.error is None
