@@ -112,7 +112,7 @@ def test_a_timeout_is_no_errno_to_anyone() -> None:
 
 
 def test_a_call_timeout_counts_in_good_english() -> None:
-    assert str(CallTimeoutError(timeout=1.5, completed=1)).endswith("timeout of 1.5 s; by then 1 item was done")
+    assert str(CallTimeoutError(timeout=1.5, completed=1)).endswith("of 1.5 s; by then 1 item was done")
     assert str(CallTimeoutError(timeout=1.5, completed=0)).endswith("by then 0 items were done")
 
 

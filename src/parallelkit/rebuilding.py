@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import io
 import pickle
 import traceback
@@ -16,7 +17,8 @@ from .errors import RemoteError
 Frame = tuple[str, str, int, str, str]
 #: The number of an exception that is not there.
 NO_NODE = -1
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+#: The flag of a class that was made at run time: Py_TPFLAGS_HEAPTYPE.
+HEAP_TYPE = 1 << 9
 
 
 class Unpickler(pickle.Unpickler):
@@ -80,7 +82,7 @@ class Rebuilding:
     def _put_together(self, number: int, node: dict[str, Any]) -> BaseException:
         cls = pickle.loads(node["class"])
         # The class's own __new__ and __init__ may ask for arguments that nobody knows here.
-        base = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
+        base = next(base for base in cls.__mro__ if not base.__flags__ & HEAP_TYPE)
         if "members" in node:
             message, members = node["members"]
             made: BaseException = base.__new__(cls, message, [self.find(n) for n in members])
@@ -111,11 +113,16 @@ class Rebuilding:
         for name, key in (("__cause__", "cause"), ("__context__", "context")):
             if node[key] != NO_NODE:
                 put(error, name, self.find(node[key]))
+        if "members" in node and not isinstance(error, BaseExceptionGroup):
+            message, members = node["members"]
+            group = BaseExceptionGroup(message, [self.find(n) for n in members])
+            group.__cause__ = error.__cause__
+            error.__cause__ = group  # a stand-in has no members, and none is to be lost
         put(error, "__suppress_context__", node["suppress"])
         if node["notes"]:
             put(error, "__notes__", [*node["notes"]])
         if node["frames"]:
-            BaseException.with_traceback(error, next(_trace(node["frames"])))
+            BaseException.with_traceback(error, _trace(node["frames"]))
 
 
 def _set(error: BaseException, name: str, value: object) -> None:
@@ -144,39 +151,37 @@ def _one_line(why: BaseException) -> str:
     return f"{type(why).__name__}: {text_of(why)}"
 
 
-def _trace(frames: list[Frame]) -> Iterator[types.TracebackType]:
-    """A real traceback, by tblib.
+def _trace(frames: list[Frame]) -> types.TracebackType | None:
+    """A real traceback.
 
-    As a generator, so that the frames are called from here and from no one further up: else each exception
-    would keep alive what its receiver's functions hold, itself included.
+    The frames are tblib's and stand at an instruction of its own, and so at a column that has nothing to do
+    with the line in the user's file. Without an instruction (-1) no marks are printed below it.
     """
+    trace = None
+    for frame in reversed(frames):
+        trace = types.TracebackType(trace, _frame(*frame), -1, frame[2])
+    return trace
+
+
+@functools.lru_cache(1024)
+def _frame(file: str, name: str, line: int, module: str, module_file: str) -> types.FrameType:
+    """A frame that tells where it is and has no locals.
+
+    Tasks fail in the same places, and frames are what costs most: with the frames kept, 10,000 errors of
+    4 frames came back in 0.4 s instead of 1.6 s.
+    """
+    code = types.SimpleNamespace(co_filename=file, co_name=name)
+    scope = {"__name__": module, "__file__": module_file}
+    frame = types.SimpleNamespace(f_code=code, f_globals=scope, f_lineno=line)
+    return next(_made_by_tblib(types.SimpleNamespace(tb_frame=frame, tb_lineno=line, tb_next=None)))
+
+
+def _made_by_tblib(entry: Any) -> Iterator[types.FrameType]:
+    """A generator, as nobody is above one: else the frame would keep alive those of whoever asked for it."""
     from tblib import Traceback
 
-    chain: Any = None
-    for file, name, line, module, module_file in reversed(frames):
-        scope = {"__name__": module, "__file__": module_file}
-        frame = types.SimpleNamespace(
-            f_code=types.SimpleNamespace(co_filename=file, co_name=name), f_globals=scope, f_lineno=line
-        )
-        chain = types.SimpleNamespace(tb_frame=frame, tb_lineno=line, tb_next=chain)
-    entries = [*_entries(Traceback(chain).as_traceback())]
-    # tblib's frames stand at an instruction of its own, and so at a column that has nothing to do with
-    # the line in the user's file. Without an instruction (-1) no marks are printed below it.
-    trace = None
-    while entries:
-        entry = entries.pop()
-        trace = types.TracebackType(trace, entry.tb_frame, -1, entry.tb_lineno)
-        del entry
-    assert trace is not None
-    made = [trace]
-    del trace
-    yield made.pop()
-
-
-def _entries(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:
-    while trace is not None:
-        yield trace
-        trace = trace.tb_next
+    trace: Any = Traceback(entry).as_traceback()
+    yield trace.tb_frame
 
 
 def text_of(value: object) -> str:

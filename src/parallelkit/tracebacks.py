@@ -19,7 +19,7 @@ from typing import Any
 
 from . import serialization
 from .errors import RemoteError
-from .rebuilding import NO_NODE, Frame, Rebuilding, Unpickler, text_of
+from .rebuilding import HEAP_TYPE, NO_NODE, Frame, Rebuilding, Unpickler, text_of
 
 __all__ = ["add_note", "dumps", "loads"]
 
@@ -247,10 +247,10 @@ def _same(one: object, other: object) -> bool:
 def _take_apart(error: BaseException, node: dict[str, Any], table: _Table) -> None:
     """Describe an exception by its class, arguments, attributes and fields, one by one."""
     try:
-        node["class"] = _dump(type(error), lambda _: None)
-        pickle.loads(node["class"])
         if isinstance(error, BaseExceptionGroup):
             node["members"] = (error.message, [table.number(e) for e in error.exceptions])
+        node["class"] = _dump(type(error), lambda _: None)
+        pickle.loads(node["class"])
         node["args"] = [_piece(argument, table) for argument in error.args]
         node["state"] = {name: _piece(value, table) for name, value in _state(error).items()}
         node["fields"] = {name: _piece(value, table, name) for name, value in _fields(error)}
@@ -284,9 +284,12 @@ def _fields(error: BaseException) -> Iterator[tuple[str, Any]]:
                 if name in ("__dict__", "__weakref__"):
                     continue
                 try:
-                    yield name, member.__get__(error, type(error))
+                    value = member.__get__(error, type(error))
                 except AttributeError:
                     continue
+                # In C, None stands for what was never set; set to None it would be printed.
+                if value is not None or cls.__flags__ & HEAP_TYPE:
+                    yield name, value
 
 
 def _fetch(error: BaseException, name: str) -> Any:
