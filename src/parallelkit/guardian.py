@@ -25,12 +25,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from . import _guardian_main
 
@@ -160,15 +162,23 @@ def _spawn(stdin: int) -> int:
             opened.callback(os.close, pidfd)
             pidfd = opened.enter_context(_out_of_the_way(pidfd))
             actions.append((os.POSIX_SPAWN_DUP2, pidfd, _guardian_main.OWNER_FD))
-        # Blocked from the first instruction on, and never unblocked.
-        mask = signal.valid_signals()
-        with contextlib.suppress(NotImplementedError):
-            return os.posix_spawn(
-                command[0], command, os.environ, file_actions=actions, setsigmask=mask, setsid=True
-            )
-        return os.posix_spawn(
-            command[0], command, os.environ, file_actions=actions, setsigmask=mask, setpgroup=0
-        )
+        try:
+            return _posix_spawn(command, os.environ, actions)
+        except (TypeError, ValueError):
+            # A program has put something there that no process can be given. The guardian needs none of it.
+            return _posix_spawn(command, {}, actions)
+
+
+def _posix_spawn(command: list[str], environment: Mapping[str, str], actions: Any) -> int:
+    # Blocked from the first instruction on, and never unblocked.
+    mask = signal.valid_signals()
+    spawn = functools.partial(
+        os.posix_spawn, command[0], command, environment, file_actions=actions, setsigmask=mask
+    )
+    try:
+        return spawn(setsid=True)
+    except NotImplementedError:
+        return spawn(setpgroup=0)
 
 
 @contextlib.contextmanager
