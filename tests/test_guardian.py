@@ -38,7 +38,7 @@ def busy():
     while True: pass
 
 def tree():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for signum in (signal.SIGTERM, signal.SIGINT): signal.signal(signum, signal.SIG_IGN)
     read, write = os.pipe()
     below = os.fork()
     if below == 0:
@@ -170,6 +170,7 @@ time.sleep(3600)
 def test_a_guardian_that_was_killed_is_replaced(own: Any) -> None:
     code = """
 os.kill(guardian.pid(), signal.SIGKILL)
+os.waitid(os.P_PID, guardian.pid(), os.WEXITED | os.WNOWAIT)
 other = fork(idle)
 guardian.watch(other)
 print(other, guardian.pid(), flush=True)
@@ -185,13 +186,13 @@ time.sleep(3600)
 
 
 def test_signals_to_the_group_of_the_owner_do_not_end_its_guardian(own: Any) -> None:
-    owner = own(start_new_session=True)
+    owner = own(start_new_session=True, stderr=subprocess.DEVNULL)
     assert os.getsid(owner.guardian) == owner.guardian
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         os.kill(owner.guardian, signum)
     os.killpg(owner.process.pid, signal.SIGINT)
     owner.process.wait()
-    # The child ignores SIGTERM and dies of the SIGINT, its child has left the group: the guardian ends it.
+    # The others ignore it: it is the guardian that ends them.
     _until(lambda: owner.left() == [])
 
 
