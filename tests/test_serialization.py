@@ -272,7 +272,7 @@ def test_a_cause_without_text_is_named() -> None:
         def __str__(self) -> str:
             raise LookupError
 
-    assert serialization.error("result", None, Mute()).reason == "Mute: (its text cannot be had)"
+    assert serialization.error("result", None, Mute()).reason == "Mute: (its text cannot be had: LookupError)"
 
 
 # Through a pool

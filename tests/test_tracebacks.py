@@ -145,6 +145,33 @@ class ReduceExits(Exception):
         raise SystemExit(3)
 
 
+class TextExits(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+_changing = {"to": "itself"}
+
+
+class Changing(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_change, self.args)
+
+
+def _change(text: str) -> Any:
+    if _changing["to"] == "exit":
+        raise SystemExit(3)
+    return Changing(text) if _changing["to"] == "itself" else "something else"
+
+
+class Hiding(Exception):
+    @property
+    def __cause__(self) -> BaseException | None:  # type: ignore[override]
+        raise LookupError("no cause")
+
+
 class TextRaises(Exception):
     def __str__(self) -> str:
         raise LookupError("no text")
@@ -294,7 +321,7 @@ class TestTraceback:
         there = send(caught(lambda: _one(5)))
         script = [
             *("where", "list", "longlist", "up", "list", "up", "where", "down", "down", "args", "p 1 + 1"),
-            *("p x", "pp __name__", "whatis 1", "p locals()", "display 1", "bt", "interact_not", "quit"),
+            *("p x", "pp __name__", "whatis 1", "p locals()", "display 1", "bt", "quit"),
         ]
         out = io.StringIO()
         debugger = pdb.Pdb(
@@ -559,11 +586,41 @@ def test_notes_of_any_kind_arrive() -> None:
 
 
 def test_a_reduce_that_exits_ends_nothing() -> None:
-    there = send(caught(lambda: _raise(ReduceExits("a"))))
+    there = send(caught(lambda: _raise(ExceptionGroup("g", [ReduceExits("a"), ValueError(TextExits())]))))
+    assert isinstance(there, ExceptionGroup)
+    one, two = there.exceptions
+    assert type(one) is ReduceExits
+    assert one.args == ("a",)
+    assert type(two.args[0]) is TextExits
+
+
+def test_a_pickle_that_exits_or_gives_something_else_here_costs_its_own_node() -> None:
+    # The first time, in the worker, it is read back well.
+    for what in ("exit", "other"):
+        _changing["to"] = "itself"
+        data = tracebacks.dumps(ExceptionGroup("g", [Changing("a"), ValueError(1)]))
+        _changing["to"] = what
+        there = tracebacks.loads(data)
+        assert isinstance(there, ExceptionGroup)
+        stand_in, neighbour = there.exceptions
+        assert isinstance(stand_in, RemoteError)
+        assert stand_in.type_name.endswith(".Changing")
+        assert repr(neighbour) == "ValueError(1)"
+
+
+def test_an_exception_that_hides_its_cause_becomes_a_remote_error() -> None:
+    there = send(caught(lambda: _raise(Hiding("a"))))
     assert isinstance(there, RemoteError)
-    assert there.type_name.endswith("ReduceExits")
-    assert "SystemExit" in str(there)
+    assert there.type_name.endswith("Hiding")
+    assert "cannot be looked into: LookupError" in str(there)
     assert "in _raise" in there.traceback
+
+
+@pytest.mark.parametrize("error", [ValueError(1), CannotBeSet("a"), Slotted(1)])
+def test_a_note_is_added_to_any_exception(error: BaseException) -> None:
+    for text in ("one", "two"):
+        tracebacks.add_note(error, text)
+    assert error.__notes__ == ["one", "two"]
 
 
 def test_bytes_that_are_none_of_ours_give_an_error() -> None:
@@ -859,7 +916,7 @@ def test_exceptions_come_through_workers(start_method: str) -> None:
             "SystemExit",
             "SyntaxError",
             "Frozen",
-            "RemoteError",
+            "ReduceExits",
             "Local",
             "FileNotFoundError",
             "StopIteration",
@@ -879,6 +936,62 @@ def test_exceptions_come_through_workers(start_method: str) -> None:
     assert errors[12].value == [1]
     for error in errors:
         assert traceback.extract_tb(error.__traceback__)[0].name == "_fail_as"
+
+
+POST_MORTEM = """
+import pdb, sys
+import parallelkit
+from test_tracebacks import fail_with_a_cause
+
+if __name__ == "__main__":
+    try:
+        parallelkit.pool_map(fail_with_a_cause, [5], start_method=sys.argv[1])
+    except Exception as error:
+        pdb.post_mortem(error if sys.version_info >= (3, 13) else error.__traceback__)
+"""
+
+
+def fail_with_a_cause(x: int) -> None:
+    _raise_required(x)
+
+
+def test_post_mortem_walks_the_frames_of_a_worker(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(POST_MORTEM)
+    commands = [
+        "where",
+        "list",
+        "p x",
+        "up",
+        "list",
+        "p x",
+        "p __name__",
+        "down",
+        "up",
+        "up",
+        "down",
+        "longlist",
+    ]
+    if sys.version_info >= (3, 13):
+        commands += ["exceptions", "exceptions 0", "where", "list"]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), "fork"],
+        input="\n".join([*commands, "quit"]),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        cwd=tmp_path,
+    )
+    assert done.stderr == ""
+    out = done.stdout
+    assert 'raise Required(x, "b") from error' in out
+    assert "_raise_required(x)\n" in out
+    assert "NameError: name 'x' is not defined" in out
+    assert "'test_tracebacks'" in out
+    if sys.version_info >= (3, 13):
+        assert "ValueError('three', 5)" in out
+        assert 'raise ValueError("three", x)' in out
 
 
 # Any tree of exceptions
@@ -953,6 +1066,8 @@ def test_any_tree_of_exceptions_arrives(error: BaseException) -> None:
     assert alike(send(error), error)
 
 
-@given(st.binary(max_size=30))
-def test_any_bytes_give_an_error(data: bytes) -> None:
-    assert isinstance(tracebacks.loads(b"\x80\x05]" + data), BaseException)
+@given(st.data())
+def test_part_of_the_bytes_gives_an_error(data: st.DataObject) -> None:
+    whole = tracebacks.dumps(Required(1, "b"))
+    part = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    assert isinstance(tracebacks.loads(part), RemoteError)

@@ -59,7 +59,9 @@ class Rebuilding:
             self._under_way.add(number)
             try:
                 made = self._make(number, self._nodes[number])
-            except Exception as why:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as why:  # the exception's own methods may raise anything
                 made = _stand_in(self._nodes[number])
                 self._nodes[number]["notes"].append(f"parallelkit: not rebuilt here, {_one_line(why)}")
             self._made[number] = made
@@ -188,5 +190,7 @@ def text_of(value: object) -> str:
     """The `str` of something that may not have one."""
     try:
         return str.__str__(str(value))  # str() may give an instance of a subclass
-    except Exception as why:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as why:
         return f"(its text cannot be had: {type(why).__name__})"

@@ -16,6 +16,7 @@ from typing import Any
 from typing_extensions import Buffer
 
 from .errors import SerializationError
+from .rebuilding import text_of
 
 
 def loads(data: Buffer, buffers: Iterable[Any] = ()) -> Any:
@@ -121,20 +122,13 @@ def error(what: str, obj: object, cause: BaseException, *, index: int | None = N
         path += _culprit(obj)
     if what == "initializer":
         path = re.sub(r"^initializer\[([01])\]", lambda found: _INITIALIZER[found[1]], path)
-    reason = f"{type(cause).__name__}: {_text(cause)}"
+    reason = f"{type(cause).__name__}: {text_of(cause)}"
     made = SerializationError(what=what, path=path, reason=reason, index=index)
     made.__cause__ = cause
     return made
 
 
 _INITIALIZER = {"0": "initializer", "1": "initargs"}
-
-
-def _text(cause: BaseException) -> str:
-    try:
-        return str(cause)
-    except Exception:
-        return "(its text cannot be had)"
 
 
 def _fails(obj: object) -> bool:
@@ -171,10 +165,10 @@ _ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 
 
 def _parts(obj: object) -> Iterator[tuple[str, object]]:
-    """The parts of an object, each with how to write the way to it. Never raises."""
+    """The parts of an object, each with how to write the way to it: as many as it shows."""
     try:
         yield from _parts_of(obj)
-    except Exception:
+    except (Exception, SystemExit):
         return
 
 
@@ -224,6 +218,8 @@ def shortened(obj: object, most: int = 40) -> str:
     """The `repr` of something that may not have one, of at most so many characters."""
     try:
         text = repr(obj)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         text = f"<{type(obj).__name__}>"
     return text if len(text) <= most else text[: most - 3] + "..."

@@ -158,7 +158,9 @@ def _describe(error: BaseException, table: _Table) -> dict[str, Any]:
         if whole is not None:
             node["whole"] = whole
             return node
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the exception's own methods may raise anything
         pass
     _take_apart(error, node, table)
     return node
@@ -254,7 +256,9 @@ def _take_apart(error: BaseException, node: dict[str, Any], table: _Table) -> No
         node["args"] = [_piece(argument, table) for argument in error.args]
         node["state"] = {name: _piece(value, table) for name, value in _state(error).items()}
         node["fields"] = {name: _piece(value, table, name) for name, value in _fields(error)}
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         node.pop("class", None)
 
 
@@ -265,7 +269,9 @@ def _piece(value: object, table: _Table, name: str = "") -> bytes | tuple[str, s
         Unpickler(data, table.find).load()
         if name == "obj" and len(data) > _LARGEST_OBJ:
             raise ValueError("too large to be sent along")
-    except Exception as why:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as why:
         return serialization.shortened(value, _LONGEST_REPR), f"{type(why).__name__}: {text_of(why)}"
     return data
 
