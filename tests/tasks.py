@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -52,6 +53,7 @@ def happen(what: str) -> None:
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "segfault":
+        faulthandler.disable()  # pytest's would print all stacks
         os.kill(os.getpid(), signal.SIGSEGV)
     elif what == "exit 0":
         os._exit(0)
@@ -149,7 +151,7 @@ def start_child(folder: str) -> int:
 
 def grow(x: int) -> int:
     if x == 2:
-        hoard = []
+        hoard: list[bytearray] = []
         while len(hoard) < 400:
             hoard.append(bytearray(os.urandom(1 << 16) * 160))
             time.sleep(0.01)

@@ -151,9 +151,9 @@ def test_timeout_bounds_the_call(kind: str) -> None:
     chosen: Options = {"engine": kind} if kind == "threads" else {"start_method": kind}
     begin = time.monotonic()
     with pytest.raises(parallelkit.CallTimeoutError) as caught:
-        parallelkit.pool_map(tasks.sleep, [0.0, 5.0, 5.0], timeout=0.5, max_workers=2, **chosen)
+        parallelkit.pool_map(tasks.sleep, [0.0, 60.0, 60.0], timeout=2.0, max_workers=2, **chosen)
     assert caught.value.completed == 1
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 30
     assert isinstance(caught.value, TimeoutError)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import itertools
 import multiprocessing
+import os
 import threading
 import time
 from typing import Any
@@ -46,9 +47,9 @@ def test_async_result(pool: Pool) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="three") as caught:
             failed.get()
-    frames = [entry.name for entry in caught.traceback]
-    assert frames.count("get") == 1
-    assert frames[-1] == "fail_on_three"
+        frames = [entry.name for entry in caught.traceback]
+        assert frames.count("get") == 1
+        assert frames[-1] == "fail_on_three"
 
 
 def test_get_with_timeout_only_stops_waiting() -> None:
@@ -135,8 +136,9 @@ def test_close_and_join_finish_the_work(engine: Options) -> None:
 
 def test_an_exception_in_the_block_terminates() -> None:
     begin = time.monotonic()
-    with pytest.raises(ZeroDivisionError), Pool(2) as pool:
-        result = pool.apply_async(tasks.sleep, (60,))
+    pool = Pool(2)
+    result = pool.apply_async(tasks.sleep, (60,))
+    with pytest.raises(ZeroDivisionError), pool:
         raise ZeroDivisionError
     assert time.monotonic() - begin < 20
     with pytest.raises(parallelkit.ClosedError):
@@ -196,6 +198,20 @@ def test_options_of_the_pool_and_of_a_call() -> None:
         assert [outcome.ok for outcome in outcomes] == [True, False]
 
 
+def test_errors_is_an_option_of_each_call_for_many_items(engine: Options) -> None:
+    with Pool(2, **engine) as pool:
+        results = [
+            pool.map_async(tasks.fail_on_odd, range(2), errors="return").get(),
+            pool.starmap_async(tasks.fail_on_odd, [(0,), (1,)], errors="return").get(),
+            list(pool.imap(tasks.fail_on_odd, range(2), errors="return")),
+            sorted(pool.imap_unordered(tasks.fail_on_odd, range(2), errors="return"), key=lambda o: o.index),
+        ]
+        for outcomes in results:
+            assert [outcome.ok for outcome in outcomes] == [True, False]
+        with pytest.raises(ExceptionGroup, match="2 of 4 items failed"):
+            pool.map_async(tasks.fail_on_odd, range(4), errors="group").get()
+
+
 def test_many_threads_use_one_pool(start_method: str) -> None:
     with Pool(2, start_method=start_method) as pool:
         answers: list[list[int]] = [[] for _ in range(20)]
@@ -247,3 +263,19 @@ def test_a_context(method: str) -> None:
 def test_bad_options(options: Options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Pool(**options)
+
+
+def _keep_lock(lock: Any, queue: Any) -> None:
+    tasks._state.append(1)
+    with lock:
+        queue.put(os.getpid())
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_locks_and_queues_of_multiprocessing_as_initargs(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    with Pool(2, _keep_lock, (context.Lock(), queue), context=context) as pool:
+        assert pool.map(tasks.square, range(3)) == [0, 1, 4]
+    assert queue.get()
+    queue.close()

@@ -93,6 +93,17 @@ class World:
                 self.machine.handle(s.Measured(number, 0), self.now)
             case s.Draw():
                 self.draws.append(command)
+            case s.Hasten(job):
+                draw = next(draw for draw in self.draws if draw.job == job)
+                left = self.left[job]
+                most = draw.count - 1 if left is None else min(draw.count - 1, left)
+                count = self.data.draw(st.integers(0, most))
+                if count:
+                    draw.count -= count
+                    if left is not None:
+                        self.left[job] = left - count
+                    self.drawn[job] += count
+                    self.machine.handle(s.ItemsReady(job, count, False, under_way=True), self.now)
             case s.Deliver(job, start, values, failures):
                 assert job not in self.finished
                 for at, value in enumerate(values):

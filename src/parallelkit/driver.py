@@ -41,6 +41,7 @@ from .scheduler import (
     Draw,
     Event,
     Finish,
+    Hasten,
     InputFailed,
     ItemsReady,
     JobSpec,
@@ -90,10 +91,12 @@ class Call:
         self.work = work
         self.sink = sink
         self.source = source
-        self.size = len(work.sequence) if work.sequence is not None else None
+        self.size: int | None = len(work.sequence) if work.sequence is not None else None
         self.drawn = 0
         self.wanted = 0  # items that the scheduler asks for
-        self.news = threading.Condition(lock)
+        self.fresh: deque[Any] = deque()  # items drawn that the scheduler does not know of
+        self.hasty: bool = False  # each item drawn is to be handed over at once
+        self.news: threading.Condition = threading.Condition(lock)
         self.waiting = 0  # threads that sleep on `news`
         self.pending: list[Deliver | Finish] = []
         self.delivering = False
@@ -116,7 +119,7 @@ class Driver:
             max_tasks_per_child=settings.max_tasks_per_child,
             memory_limit=settings.memory_limit,
         )
-        self.max_workers = settings.max_workers
+        self.max_workers: int = settings.max_workers
         self._lock = threading.Lock()
         self._calls: dict[int, Call] = {}
         self._outgoing: deque[Call] = deque()
@@ -128,6 +131,7 @@ class Driver:
         self._service_news = threading.Condition(self._lock)
         self._service_sleeps = False
         self._ended = threading.Condition(self._lock)
+        self._enders = 0  # threads that sleep on `_ended`
         self._closed = False
         self._owner = os.getpid()
         _live.add(self)
@@ -160,9 +164,8 @@ class Driver:
     ) -> Call:
         """Begin a call. An iterator is drawn by who waits for the call, or by `feed`."""
         self._check_owner()
-        is_sequence = isinstance(items, (list, tuple, range))
-        sequence = items if is_sequence else None
-        source = None if is_sequence else iter(items)
+        sequence = items if isinstance(items, (list, tuple, range)) else None
+        source = iter(items) if sequence is None else None
         call = Call(self._lock, Work(function, style, sequence), sink, source)
         with self._lock:
             if self._closed:
@@ -264,6 +267,8 @@ class Driver:
             self._take_in(self._crew.collect(happened))
         finally:
             self._driving = None
+            if self._enders:
+                self._ended.notify_all()
         self._hand_out()
 
     def _take_in(self, events: list[Event]) -> None:
@@ -298,6 +303,7 @@ class Driver:
             self._answer(ItemsReady(call.id, count, call.drawn >= call.size))
             return
         call.wanted = command.count
+        call.hasty = False
         call.news.notify_all()
 
     def _queue(self, command: Deliver | Finish) -> None:
@@ -328,6 +334,8 @@ class Driver:
                     call.done = isinstance(batch[-1], Finish)
                     if call.waiting:
                         call.news.notify_all()
+                    if self._driving is not None:
+                        self._crew.wake()  # who drives may be waiting for just this
             finally:
                 call.delivering = False
 
@@ -368,30 +376,33 @@ class Driver:
     def _draw(self, call: Call) -> None:
         """Draw as many items as are wanted; called under the lock, which is let go meanwhile."""
         wanted, call.wanted = call.wanted, 0
-        source = call.source
-        assert source is not None
-        items: list[Any] = []
         error: BaseException | None = None
         exhausted = False
         self._lock.release()
         try:
-            exhausted = _take(source, wanted, items)
+            exhausted = _take(call, wanted)
         except Exception as raised:
             error = raised
         finally:
             self._lock.acquire()
-        call.work.drawn.update(zip(range(call.drawn, call.drawn + len(items)), items, strict=True))
-        call.drawn += len(items)
         if exhausted or error is not None:
             call.source = None
+        count = _add_drawn(call)
         now = time.monotonic()
-        if items or exhausted:
-            self._scheduler.handle(ItemsReady(call.id, len(items), exhausted), now)
+        self._scheduler.handle(ItemsReady(call.id, count, exhausted), now)
         if error is not None:
             self._scheduler.handle(InputFailed(call.id, error), now)
         self._carry_out()
         self._hand_out()
         self._notice()
+
+    def _hasten(self, command: Hasten) -> None:
+        call = self._calls[command.job]
+        # In this order, as the thread that draws adds an item first and looks at `hasty` then.
+        call.hasty = True
+        count = _add_drawn(call)
+        if count:
+            self._answer(ItemsReady(call.id, count, exhausted=False, under_way=True))
 
     # The service thread
 
@@ -522,7 +533,11 @@ class Driver:
                 self._turn(deadline)
             else:
                 # Another thread drives: look again when it has done something.
-                self._ended.wait(PATIENCE)
+                self._enders += 1
+                try:
+                    self._ended.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                finally:
+                    self._enders -= 1
         return True
 
     def _close(self) -> None:
@@ -530,6 +545,7 @@ class Driver:
             self._closed = True
             self._crew.close()
             self._service_news.notify_all()
+            self._ended.notify_all()
             for call in [*self._calls.values(), *self._waiting]:
                 call.news.notify_all()
 
@@ -563,22 +579,38 @@ _carry: dict[type[Command], Callable[[Driver, Any], None]] = {
     Revoke: lambda driver, command: driver._answer(driver._crew.revoke(command.worker)),
     Measure: lambda driver, command: driver._answer(driver._crew.measure(command.worker)),
     Draw: Driver._begin_draw,
+    Hasten: Driver._hasten,
     Deliver: Driver._queue,
     Finish: Driver._queue,
     Broken: lambda driver, command: None,
 }
 
 
-def _take(source: Iterator[Any], most: int, items: list[Any]) -> bool:
-    """Draw up to `most` items into `items`; True where there are no more."""
+def _take(call: Call, most: int) -> bool:
+    """Draw up to `most` items into `call.fresh`; True where there are no more."""
     begin = time.monotonic()
+    add = call.fresh.append
+    source = call.source
+    assert source is not None
+    count = 0
     for item in itertools.islice(source, most):
-        items.append(item)
-        if len(items) & 63 == 0 and time.monotonic() - begin > _DRAW_SECONDS:
+        add(item)
+        count += 1
+        if call.hasty:
             return False
-        if len(items) < 64 and time.monotonic() - begin > _DRAW_SECONDS:
+        if (count < 64 or count & 63 == 0) and time.monotonic() - begin > _DRAW_SECONDS:
             return False
-    return len(items) < most
+    return count < most
+
+
+def _add_drawn(call: Call) -> int:
+    """Number the items that were drawn, for the workers to be given; return how many there are."""
+    first = call.drawn
+    fresh, drawn = call.fresh, call.work.drawn
+    while fresh:
+        drawn[call.drawn] = fresh.popleft()
+        call.drawn += 1
+    return call.drawn - first
 
 
 def _name_item(call: Call, index: int, exception: BaseException) -> None:

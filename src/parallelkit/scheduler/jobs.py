@@ -50,6 +50,7 @@ class Job:
         "exhausted",
         "finished",
         "fresh",
+        "hastened",
         "held",
         "id",
         "input_error",
@@ -67,6 +68,7 @@ class Job:
         self.drawn: int = spec.size or 0 if spec.at_hand else 0
         self.exhausted: bool = spec.at_hand
         self.drawing: bool = False  # a Draw is under way
+        self.hastened: bool = False  # that Draw hands over each item at once
         self.fresh: int = 0  # the first item that no worker has been given yet
         self.returned: deque[Span] = deque()
         self.held: int = 0  # chunks on workers

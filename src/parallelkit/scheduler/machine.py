@@ -20,6 +20,8 @@ from .workers import Roster, State, Verdict, Worker, remains
 
 #: Seconds between SIGTERM and SIGKILL.
 GRACE_SECONDS = 1.0
+#: With a worker idle, a draw that takes longer than this hands over what it has.
+HASTEN_SECONDS = 0.005
 #: With a worker idle, items that wait behind others for longer than this are taken back.
 STEAL_SECONDS = 0.005
 #: A start that failed while other workers are there is tried again after so many seconds.
@@ -200,10 +202,17 @@ class Scheduler:
         for job in self._lazy.values():
             count = job.may_draw(self.max_workers)
             if count:
-                job.drawing = True
+                job.drawing, job.hastened = True, False
                 self._out.append(m.Draw(job.id, count))
+            if job.drawing and not job.hastened and self._starving:
+                self._timers.set(("hasten", job.id), self._now + HASTEN_SECONDS)
         if self._roster.surplus and self._roster.idle and not self._ready:
             self._timers.set(("steal", 0), self._now + STEAL_SECONDS)
+
+    @property
+    def _starving(self) -> bool:
+        """Whether a worker could be had for an item."""
+        return not self._ready and (bool(self._roster.idle) or self._roster.usable < self.max_workers)
 
     def _more_workers(self) -> Worker | None:
         if self._roster.usable < self.max_workers and self.broken is None and not self._pausing:
@@ -275,7 +284,7 @@ class Scheduler:
         job = self._jobs.get(event.job)
         if job is None or job.ended:
             return
-        job.drawing = False
+        job.drawing = event.under_way
         job.drawn += event.count
         if event.exhausted:
             job.exhausted = True
@@ -450,6 +459,7 @@ class Scheduler:
             self._ready.pop(job.id, None)
             self._lazy.pop(job.id, None)
             self._timers.forget(("call", job.id))
+            self._timers.forget(("hasten", job.id))
             self._out.append(m.Finish(job.id, exception))
         if not job.held:
             self._jobs.pop(job.id, None)
@@ -466,6 +476,11 @@ class Scheduler:
             self._steal()
         elif kind == "start":
             self._pausing = False
+        elif kind == "hasten":
+            job = self._jobs.get(number)
+            if job is not None and job.drawing and not job.ended and self._starving:
+                job.hastened = True
+                self._out.append(m.Hasten(number))
         else:
             worker = self._roster.all.get(number)
             if worker is not None:

@@ -87,11 +87,15 @@ class Death:
 
 @dataclass(slots=True)
 class ItemsReady:
-    """`count` more items of a job were drawn from its input; `exhausted`: they were the last."""
+    """`count` more items of a job were drawn from its input; `exhausted`: they were the last.
+
+    `under_way`: the answer to `Hasten`; the draw itself goes on.
+    """
 
     job: int
     count: int
     exhausted: bool
+    under_way: bool = False
 
 
 @dataclass(slots=True)
@@ -307,6 +311,13 @@ class Draw:
 
 
 @dataclass(slots=True)
+class Hasten:
+    """Workers have nothing to do: what a draw has brought so far is wanted now, and then item by item."""
+
+    job: int
+
+
+@dataclass(slots=True)
 class Deliver:
     """Outcomes of items `start` and following: as in `Results`, and final."""
 
@@ -332,5 +343,16 @@ class Broken:
 
 
 Command: TypeAlias = (
-    StartWorker | StopWorker | RunChunk | Observe | Revoke | Measure | Kill | Draw | Deliver | Finish | Broken
+    StartWorker
+    | StopWorker
+    | RunChunk
+    | Observe
+    | Revoke
+    | Measure
+    | Kill
+    | Draw
+    | Hasten
+    | Deliver
+    | Finish
+    | Broken
 )

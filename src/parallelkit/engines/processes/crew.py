@@ -139,8 +139,9 @@ class ProcessCrew:
             member = _Member(worker, mine, page)
             say_ready = not self._forks or self._setup.initializer is not None
             boot = Boot(say_ready, pickled=self._pickled)
-            if self._forks:
+            if self._pickled is None:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
+            if self._forks:
                 boot.works = {k: w for k, w in self._works.items() if w.sequence is not None}
                 member.inherited = frozenset(boot.works)
             name = f"{self._setup.name}-{next(_names)}"
@@ -275,6 +276,7 @@ class ProcessCrew:
                     while self._woken.recv(4096):
                         pass
                 continue
+            member: _Member
             member, is_exit = key.data
             if self._members.get(member.number) is not member:
                 continue

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from ... import serialization
 
 #: Held where descriptors and processes are made, so that no fork happens between the making of a
 #: descriptor and its entry in `_parent_ends`.
-lock = threading.RLock()
+lock: AbstractContextManager[object] = threading.RLock()
 
 
 class _Closable(Protocol):
@@ -71,7 +71,7 @@ def _other_threads() -> bool:
 
 
 def _without_fork(function: Callable[..., Any] | None) -> BaseContext:
-    if function is None or _can_be_sent(function):
+    if function is None or serialization.can_be_sent(function):
         return multiprocessing.get_context("forkserver")
     warnings.warn(
         "parallelkit forks although other threads are alive, because "
@@ -84,19 +84,11 @@ def _without_fork(function: Callable[..., Any] | None) -> BaseContext:
     return multiprocessing.get_context("fork")
 
 
-def _can_be_sent(function: Callable[..., Any]) -> bool:
-    try:
-        serialization.dumps(function, [])
-    except Exception:
-        return False
-    return True
-
-
 def preload(context: BaseContext) -> None:
     """Have a fork server import the worker's code once and not in each worker."""
     from multiprocessing import forkserver
 
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     if server._preload_modules == ["__main__"]:  # nobody asked for something else
         context.set_forkserver_preload(["__main__", "parallelkit.engines.processes.worker"])
 
@@ -126,9 +118,17 @@ def restore_filters(filters: list[Any]) -> None:
     warnings.filters[:] = filters  # type: ignore[index]
 
 
-def pickled_settings(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bytes:
-    """Initializer and arguments for a fresh interpreter. SerializationError where that cannot be."""
+def pickled_settings(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes | None:
+    """Initializer and arguments for a fresh interpreter.
+
+    None where they hold what multiprocessing sends only while it starts a process, such as its locks and
+    queues. SerializationError where they cannot be sent at all.
+    """
     try:
         return serialization.dumps((initializer, initargs))
-    except (pickle.PicklingError, Exception) as error:
-        raise serialization.error("function", (initializer, initargs), error) from error
+    except RuntimeError as error:
+        if "inheritance" in str(error):  # `multiprocessing.context.assert_spawning`
+            return None
+        raise serialization.error("initializer", (initializer, initargs), error) from error
+    except Exception as error:
+        raise serialization.error("initializer", (initializer, initargs), error) from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from ... import serialization, tracebacks
+from ... import serialization, termination, tracebacks
 from ...errors import SerializationError
 from ..base import Style, Work, caller
 from . import protocol as p
@@ -42,8 +42,9 @@ _LARGE = 1 << 15
 class Boot:
     """What a worker is started with.
 
-    `pickled` holds initializer and initargs for a fresh interpreter; a forked one has `initializer`,
-    `initargs` and the `works` of the calls under way by inheritance.
+    `pickled` holds initializer and initargs for a fresh interpreter; a forked one has them and the
+    `works` of the calls under way by inheritance. They are as they are, too, where multiprocessing has to
+    send them itself.
     """
 
     say_ready: bool
@@ -66,7 +67,7 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
         loop.run()
     except (EOFError, ConnectionError):
         # The parent is gone, and with it everybody who could want a result.
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+        termination.kill_own_tree()
 
 
 def _set_up_signals() -> None:
@@ -327,10 +328,10 @@ def _reading(call: Callable[[Any], Any], buffers: Sequence[bytearray]) -> Callab
     following = iter(buffers)
 
     def read_and_call(piece: p.ItemPiece) -> Any:
-        data, rest = piece
-        if data is None:
-            raise tracebacks.loads(rest)
-        mine = [next(following) for _ in range(rest)]
+        if piece[0] is None:
+            raise tracebacks.loads(piece[1])
+        data, count = piece
+        mine = [next(following) for _ in range(count)]
         try:
             item = serialization.loads(data, mine)
         except BaseException as error:

@@ -1,0 +1,100 @@
+"""The driver: who waits, drives, and is woken when another thread has brought what it waits for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tasks
+
+import parallelkit
+from parallelkit.driver import Call, Driver
+from parallelkit.iteration import Stream
+from parallelkit.options import call_settings, worker_settings
+
+Options = dict[str, Any]
+
+
+class InputError(Exception):
+    pass
+
+
+def _until(reached: Any) -> None:
+    while not reached():
+        time.sleep(0.0005)
+
+
+@pytest.mark.parametrize("ending", ["raise", "stop"])
+def test_an_input_that_ends_while_the_caller_drives(engine: Options, ending: str) -> None:
+    settings = call_settings()
+    driver = Driver(worker_settings(max_workers=1, **engine))
+    stream = Stream(settings, None)
+    main = threading.get_ident()
+
+    def late_end() -> Iterator[int]:
+        yield 3
+        _until(lambda: not stream.results and driver._driving == main)
+        if ending == "raise":
+            raise InputError("disk")
+
+    spec = settings.stream(None, ordered=True, buffersize=None)
+    call = driver.submit(tasks.square, 0, late_end(), spec, stream)  # type: ignore[arg-type]
+    feeder = threading.Thread(target=driver.feed, args=(call,))
+    feeder.start()
+    while not stream.over:
+        assert driver.wait(call, 30, stream.has_news)
+        if stream.results:
+            assert stream.results.popleft() == 9
+            driver.consumed(call, 1)
+    feeder.join()
+    assert isinstance(stream.exception, InputError if ending == "raise" else type(None))
+    driver.terminate()
+
+
+def test_a_shutdown_while_another_thread_drives(engine: Options) -> None:
+    settings = call_settings()
+    driver = Driver(worker_settings(max_workers=1, **engine))
+    stream = Stream(settings, None)
+    finish = threading.Event()
+
+    def item() -> Iterator[int]:
+        yield 4
+        finish.wait(30)
+
+    spec = settings.stream(None, ordered=True, buffersize=None)
+    call: Call = driver.submit(tasks.square, 0, item(), spec, stream)  # type: ignore[arg-type]
+    threads = [
+        threading.Thread(target=driver.feed, args=(call,)),
+        threading.Thread(target=driver.wait, args=(call,)),
+    ]
+    for thread in threads:
+        thread.start()
+    _until(lambda: driver._driving == threads[1].ident and stream.results)
+    ender = threading.Thread(target=driver.shut_down)
+    ender.start()
+    _until(lambda: driver._enders == 1 or not ender.is_alive())
+    finish.set()
+    for thread in (*threads, ender):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert driver.closed
+    assert list(stream.results) == [16]
+
+
+def test_an_item_is_worked_on_while_the_next_is_awaited(engine: Options) -> None:
+    """An input that makes its next item of the last result must not be drawn ahead of it."""
+    results: list[int] = []
+
+    def feedback() -> Iterator[int]:
+        number = 0
+        while number < 6:
+            yield number
+            _until(lambda: len(results) > number)  # noqa: B023 - called here and now
+            number += 1
+
+    for result in parallelkit.pool_imap(tasks.square, feedback(), **engine):
+        results.append(result)
+    assert results == [0, 1, 4, 9, 16, 25]
