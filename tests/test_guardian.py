@@ -24,6 +24,9 @@ if "closed" in sys.argv:
     saved = os.dup2(1, 20); os.close(1); os.close(2)
 else:
     saved = 1
+if "no pidfd" in sys.argv: del os.pidfd_open
+if "inherits" in sys.argv:
+    for _ in range(3, 9): os.set_inheritable(os.open("/dev/zero", os.O_RDONLY), True)
 from parallelkit import guardian
 
 def fork(code):
@@ -121,7 +124,9 @@ def _until(happened: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-@pytest.mark.parametrize("words", [[], ["busy"], ["stopped"], ["closed"], ["closed", "busy"]])
+@pytest.mark.parametrize(
+    "words", [[], ["busy"], ["stopped"], ["closed"], ["no pidfd"], ["inherits"], ["no pidfd", "inherits"]]
+)
 def test_the_end_of_the_owner_ends_all(how: signal.Signals, words: list[str], own: Any) -> None:
     owner = own(*words)
     assert len(owner.left()) == 3
@@ -134,6 +139,29 @@ def test_a_normal_end_of_the_owner_ends_all(own: Any) -> None:
     owner = own(code="sys.exit(3)")
     assert owner.process.wait() == 3
     _until(lambda: owner.left() == [])
+
+
+@pytest.mark.parametrize("words", [["inherits"], ["no pidfd"], ["no pidfd", "inherits"]])
+def test_as_long_as_the_owner_lives_nothing_is_ended(words: list[str], own: Any) -> None:
+    code = """
+sys.stdin.readline()
+if os.fork() == 0:
+    other = fork(idle)
+    guardian.watch(other)
+    print(other, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.wait()
+time.sleep(3600)
+"""
+    owner = own(*words, code=code, stdin=subprocess.PIPE)
+    first = owner.guardian
+    _until(lambda: not _is_there(first) or psutil.Process(first).cwd() == "/")  # it is about to look
+    owner.process.stdin.write("go on\n")
+    owner.process.stdin.close()
+    other = int(owner.line())
+    # When the second guardian has started and acted, the first has had the time to act wrongly.
+    _until(lambda: not _is_there(other))
+    assert owner.left() == [owner.child, owner.grandchild, first]
 
 
 def test_who_was_released_stays(own: Any) -> None:
@@ -150,7 +178,8 @@ def test_an_owner_that_becomes_another_program(own: Any) -> None:
     assert owner.process.poll() is None
 
 
-def test_a_fork_by_the_owner_keeps_nothing_alive(own: Any) -> None:
+@pytest.mark.parametrize("words", [[], ["no pidfd"]])
+def test_a_fork_by_the_owner_keeps_nothing_alive(words: list[str], own: Any) -> None:
     # ctypes' fork does not run what Python does after one, as that of a C library: the copy has the socket.
     code = """
 import ctypes
@@ -158,7 +187,7 @@ copy = ctypes.PyDLL(None).fork()
 if copy: print(copy, flush=True)
 time.sleep(3600)
 """
-    owner = own(code=code)
+    owner = own(*words, code=code)
     copy = int(owner.line())
     owner.process.kill()
     owner.process.wait()

@@ -1,10 +1,11 @@
 """The guardian: ends what it was told to watch once its owner is dead. See `guardian` for the owner's side.
 
-Run as a script, `python -I -S _guardian_main.py OWNER_PID`, by an interpreter that imports next to
+Run as a script, `python -I -S _guardian_main.py OWNER_PID [pidfd]`, by an interpreter that imports next to
 nothing: no `signal` and no `struct`, and nothing of this package. `termination` imports it for `family`.
 
     fd 0   a socket: records of 8 bytes, little-endian and signed: +pid watches, -pid releases
-    fd 3   the owner's pidfd, where there are such things
+    fd 3   the owner's pidfd, where there are such things and the second argument says so: without it, a
+           file that the owner's own parent left open may be there
 
 The owner's death shows as an exit notice on fd 3. The end of file on fd 0 alone would not do: it comes
 only when the last copy of the other end is closed, and a child forked by the owner's C code has one. It
@@ -185,7 +186,7 @@ def _started(pid: int) -> float:
         return -1
 
 
-def main(owner: int) -> None:
+def main(owner: int, *, has_pidfd: bool) -> None:
     """Watch until the owner is dead, and end what it left."""
     import select
 
@@ -193,7 +194,7 @@ def main(owner: int) -> None:
     poller = select.poll()
     poller.register(0, select.POLLIN)
     timeout: int | None = None
-    if _is_open(OWNER_FD):
+    if has_pidfd:
         poller.register(OWNER_FD, select.POLLIN)
         _close_from(OWNER_FD + 1)
     else:
@@ -207,14 +208,6 @@ def main(owner: int) -> None:
         alive = OWNER_FD not in happened and (timeout is None or os.getppid() == owner)
         alive = watch.read() and alive  # also the last words of a dead owner
     end(watch.pids)
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 def _close_from(first: int) -> None:
@@ -233,5 +226,5 @@ def _close_from(first: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), has_pidfd="pidfd" in sys.argv)
     os._exit(0)

@@ -162,6 +162,7 @@ def _spawn(stdin: int) -> int:
             opened.callback(os.close, pidfd)
             pidfd = opened.enter_context(_out_of_the_way(pidfd))
             actions.append((os.POSIX_SPAWN_DUP2, pidfd, _guardian_main.OWNER_FD))
+            command.append("pidfd")
         try:
             return _posix_spawn(command, os.environ, actions)
         except (TypeError, ValueError):
