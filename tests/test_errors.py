@@ -190,6 +190,14 @@ CANNOT = "TypeError: cannot pickle '_thread.lock' object"
             "or install parallelkit[cloudpickle]",
         ),
         (
+            "function",
+            "function.args[0]",
+            None,
+            CANNOT,
+            f"the function cannot be sent between processes at function.args[0]: {CANNOT}. "
+            "Send what it can be made from, and make it in the worker",
+        ),
+        (
             # "local" is also in here, and no function would mend it.
             "initializer",
             "initargs[0]",

@@ -205,9 +205,7 @@ def _cure(what: str, reason: str) -> str:
         )
     if what == "result":
         return ". Return plain data, or only what is needed of it"
-    if what in ("item", "initializer"):
-        return ". Send what it can be made from, and make it in the worker"
-    return ""
+    return ". Send what it can be made from, and make it in the worker"
 
 
 class RemoteError(ParallelKitError):
