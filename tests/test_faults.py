@@ -97,7 +97,7 @@ def test_a_result_that_cannot_be_pickled(start_method: str) -> None:
     assert [outcome.ok for outcome in outcomes] == [True, False, True, True]
     error = outcomes[1].exception  # type: ignore[union-attr]
     assert isinstance(error, SerializationError)
-    assert error.what == "result"
+    assert (error.what, error.index) == ("result", 1)
 
 
 def test_a_result_that_cannot_be_unpickled(start_method: str) -> None:

@@ -341,7 +341,6 @@ def test_spans_of_other_types(value: Any) -> None:
     assert (taken, type(taken)) == (2.0, float)
 
 
-_EPOLL = pytest.mark.xfail(reason="the crew gives epoll more than the 24 days that it takes")
 _IN_PROCESSES = [{"engine": "processes", "start_method": method} for method in METHODS]
 
 
@@ -350,8 +349,7 @@ _IN_PROCESSES = [{"engine": "processes", "start_method": method} for method in M
     ("days", "engine"),
     [
         *((days, {"engine": name}) for days in (1, 30, 400) for name in ("threads", "serial")),
-        *((1, engine) for engine in _IN_PROCESSES),
-        *(pytest.param(30, engine, marks=_EPOLL) for engine in _IN_PROCESSES),
+        *((30, engine) for engine in _IN_PROCESSES),
     ],
 )
 def test_long_timeouts(option: str, days: int, engine: dict[str, Any]) -> None:

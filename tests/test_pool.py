@@ -279,3 +279,29 @@ def test_locks_and_queues_of_multiprocessing_as_initargs(method: str) -> None:
         assert pool.map(tasks.square, range(3)) == [0, 1, 4]
     assert queue.get()
     queue.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pool: pool.apply_async(abs, (1,), callback=3), "callback must be callable or None, not 3"),
+        (lambda pool: pool.map_async(abs, [1], error_callback="x"), "error_callback must be callable"),
+        (lambda pool: pool.apply_async(abs, (1,)).get("soon"), "timeout must be a number of seconds"),
+    ],
+)
+def test_bad_arguments_of_a_pools_calls(call: Any, message: str) -> None:
+    with Pool(1, engine="serial") as pool, pytest.raises(TypeError, match=message):
+        call(pool)
+
+
+@pytest.mark.parametrize("context", ["fork", object()])
+def test_what_is_no_context(context: Any) -> None:
+    with pytest.raises(TypeError, match=r"context must be one of multiprocessing.get_context\(\)"):
+        Pool(1, context=context)
+
+
+def test_a_negative_timeout_is_none_at_all() -> None:
+    with Pool(1) as pool:
+        result = pool.apply_async(tasks.sleep, (0.2,))
+        with pytest.raises(parallelkit.CallTimeoutError):
+            result.get(-1)

@@ -94,10 +94,7 @@ def test_a_bar_without_a_total(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(
-            "pool_imap(tasks.fail_on_odd, range(10), progress=True, errors='return')",
-            marks=pytest.mark.xfail(reason="Stream.deliver counts failures only where they are raised"),
-        ),
+        "pool_imap(tasks.fail_on_odd, range(10), progress=True, errors='return')",
         "pool_imap(tasks.fail_on_odd, range(10), progress=True, errors='group')",
         "pool_map(tasks.fail_on_odd, range(10), progress=True, errors='return')",
         "pool_map(tasks.fail_on_odd, range(10), progress=True, errors='return', engine='serial')",

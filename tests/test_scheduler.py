@@ -85,9 +85,7 @@ class World:
                     self.machine.handle(s.Revoked(number, None), self.now)
                     return
                 worker.revoked = worker.last
-                # A worker between two items may answer by itself.
-                silent = not worker.running and worker.place is not None
-                place = None if silent else worker.place or s.Place(0, 0, 0.0)
+                place = worker.place or s.Place(0, 0, 0.0)
                 self.machine.handle(s.Revoked(number, place), self.now)
             case s.Measure(number):
                 self.machine.handle(s.Measured(number, 0), self.now)

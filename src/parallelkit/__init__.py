@@ -15,8 +15,8 @@ engines                                 how workers are started, spoken to and s
                                         (the default), threads, serial
 scheduler                               what is to happen next: pure, without I/O and clock
 errors, outcomes, tracebacks,           the ground
-serialization, termination, resources,
-progress, guardian
+rebuilding, serialization, termination,
+resources, progress, guardian
 ======================================= ==============================================================
 """
 

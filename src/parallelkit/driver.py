@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 from . import tracebacks
 from .engines import Crew, Setup, Style, Work
-from .errors import ClosedError
+from .errors import ClosedError, SerializationError
 from .options import WorkerSettings
 from .scheduler import (
     Broken,
@@ -623,6 +623,8 @@ def _name_item(call: Call, index: int, exception: BaseException) -> None:
         name = getattr(call.work.function, "__qualname__", None) or repr(call.work.function)
         tracebacks.add_note(exception, f"parallelkit: in the call of {name}")
     else:
+        if isinstance(exception, SerializationError) and exception.index is None:
+            exception.index = index  # a worker knows the place in its chunk only
         tracebacks.add_note(exception, f"parallelkit: item {index}: {item}")
 
 

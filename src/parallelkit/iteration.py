@@ -34,7 +34,8 @@ class Stream:
         self.results: deque[Any] = deque()
         self.over: bool = False
         self.exception: BaseException | None = None
-        self.failures: list[BaseException] = []
+        self.failures: list[BaseException] = []  # where they are to be raised together
+        self.failed = 0
         self.completed: int = 0
         self.reporter: Guarded | None = make_reporter(settings.progress, size)
 
@@ -42,6 +43,7 @@ class Stream:
         """Take final outcomes."""
         values, failures = outcomes.values, outcomes.failures or {}
         self.completed += len(values)
+        self.failed += len(failures)
         if self.errors == "return":
             for offset, value in enumerate(values):
                 index = outcomes.start + offset
@@ -53,11 +55,12 @@ class Stream:
             self._deliver_failures(values, failures)
         if self.reporter is not None:
             if failures:
-                self.reporter.failed(len(self.failures))
+                self.reporter.failed(self.failed)
             self.reporter.update(len(values))
 
     def _deliver_failures(self, values: list[Any], failures: Any) -> None:
-        self.failures += failures.values()
+        if self.errors == "group":
+            self.failures += failures.values()
         for offset, value in enumerate(values):
             if offset not in failures:
                 self.results.append(value)

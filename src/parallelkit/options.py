@@ -204,8 +204,8 @@ def count(name: str, value: int | None, *, least: int = 1) -> int | None:
     return number
 
 
-def seconds(name: str, value: float | None, *, zero: bool = False) -> float | None:
-    """A span of time, or None for no limit."""
+def seconds(name: str, value: float | None, *, zero: bool = False, past: bool = False) -> float | None:
+    """A span of time, or None for no limit. `past`: a negative one is taken for 0, as multiprocessing does."""
     if value is None:
         return None
     if isinstance(value, bool) or not hasattr(value, "__float__"):
@@ -214,6 +214,8 @@ def seconds(name: str, value: float | None, *, zero: bool = False) -> float | No
         span = float(value)
     except OverflowError:  # an int of hundreds of digits
         span = math.inf if value > 0 else -math.inf
+    if past and span < 0:
+        return 0.0
     if math.isnan(span) or span < 0 or (span == 0 and not zero):
         least = "not negative" if zero else "more than 0"
         raise ValueError(f"{name} must be {least} (seconds), not {value!r}")
@@ -224,6 +226,12 @@ def function(value: object) -> None:
     """Refuse what cannot be called."""
     if not callable(value):
         raise TypeError(f"the function must be callable, not {value!r}")
+
+
+def callback(name: str, value: object) -> None:
+    """Refuse what cannot be called, but for None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {value!r}")
 
 
 def iterable(value: object) -> None:

@@ -61,6 +61,8 @@ class Pool:
         start_method: str | None = None,
         engine: str | Engine | None = None,
     ) -> None:
+        if context is not None and not isinstance(context, BaseContext):
+            raise TypeError(f"context must be one of multiprocessing.get_context(), not {context!r}")
         if context is not None and start_method is None:
             start_method = context.get_start_method()
         self._defaults: dict[str, Any] = {

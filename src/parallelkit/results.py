@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from . import options as checks
 from .driver import Call, Driver
 from .errors import CallTimeoutError, ClosedError
 from .gathering import Gathering
@@ -47,6 +48,8 @@ class AsyncResult(Generic[R_co]):
         *,
         single: bool,
     ) -> None:
+        checks.callback("callback", callback)
+        checks.callback("error_callback", error_callback)
         self._driver = driver
         self._unretrieved = unretrieved
         self._single = single
@@ -90,7 +93,7 @@ class AsyncResult(Generic[R_co]):
         self._driver.cancel(self._call, ClosedError("the call was cancelled"))
 
     def _wait(self, timeout: float | None) -> bool:
-        limit = None if timeout is None else max(0.0, timeout)
+        limit = checks.seconds("timeout", timeout, past=True)
         return self._over or self._driver.wait(self._call, limit, self.ready)
 
     def _ended(self, gathering: Gathering) -> None:

@@ -258,7 +258,6 @@ class Scheduler:
             self._give(worker)
         if worker.chunks:
             return
-        worker.revoking = False
         if self._quota(worker) > 0:
             self._roster.idle[worker.id] = worker
         else:
@@ -500,7 +499,7 @@ class Scheduler:
         if not self._roster.idle or self._ready:
             return
         for worker in self._roster:
-            if worker.usable and not worker.revoking and any(c.surplus for c in worker.chunks):
+            if worker.usable and any(c.surplus for c in worker.chunks):
                 self._revoke(worker)
 
     def _on_observed(self, event: m.Observed) -> None:
@@ -535,16 +534,11 @@ class Scheduler:
 
     def _on_revoked(self, event: m.Revoked) -> None:
         worker = self._roster.all.get(event.worker)
-        if worker is None:
-            return
-        if not worker.usable:
+        place = event.place
+        if worker is None or place is None or not worker.usable:
             return
         verdict, worker.verdict = worker.verdict, None
-        place = event.place
-        if place is None:
-            worker.revoking = True
-        else:
-            self._take_back_behind(worker, place)
+        self._take_back_behind(worker, place)
         if verdict is not None and self._still_holds(worker, verdict, place):
             worker.verdict = verdict
             self._kill(worker)
@@ -560,13 +554,13 @@ class Scheduler:
             elif chunk.id == place.chunk and place.position != m.LOADING:
                 self._take_back(worker, chunk, chunk.start + place.position + 1)
 
-    def _still_holds(self, worker: Worker, verdict: Verdict, place: m.Place | None) -> bool:
+    def _still_holds(self, worker: Worker, verdict: Verdict, place: m.Place) -> bool:
         """Whether a worker is to be killed, now that nothing behind `place` starts any more."""
         if verdict.kind == "memory":
             return True
         if verdict.kind == "ended":
             return bool(worker.chunks) and all(self._jobs[chunk.job].stopping for chunk in worker.chunks)
-        return place is not None and verdict.place == place
+        return verdict.place == place
 
     def _on_measured(self, event: m.Measured) -> None:
         worker = self._roster.all.get(event.worker)

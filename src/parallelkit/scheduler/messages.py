@@ -197,10 +197,9 @@ class Observed:
 
 @dataclass(slots=True)
 class Revoked:
-    """The answer to `Revoke`.
+    """The answer to `Revoke`: nothing behind `place` starts any more.
 
-    With a place, it is certain that nothing behind it starts any more. With None the worker is
-    between two items: it will say itself (`StoppedShort`) where it stopped.
+    With None the worker is gone, and its death will tell where it was.
     """
 
     worker: int

@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 class Worker:
     """The scheduler's picture of one worker."""
 
-    __slots__ = ("assigned", "chunks", "id", "revoking", "state", "verdict")
+    __slots__ = ("assigned", "chunks", "id", "state", "verdict")
 
     def __init__(self, id: int) -> None:
         self.id: int = id
@@ -42,7 +42,6 @@ class Worker:
         self.chunks: deque[Chunk] = deque()
         self.assigned: int = 0  # items that it was ever given
         self.verdict: Verdict | None = None
-        self.revoking: bool = False  # it was asked to stop short and has not said yet where
 
     @property
     def usable(self) -> bool:

@@ -46,6 +46,8 @@ _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _names = itertools.count(1)
 #: How long to wait for the exit code of a worker that is known to be dead, in seconds.
 _REAP_SECONDS = 1.0
+#: The system's calls that wait take no more than some weeks; in seconds.
+_WAIT_MOST = 86_400.0
 #: What a chunk's items take is told to the scheduler from this size on, in bytes.
 _NOTEWORTHY = 1 << 16
 
@@ -265,7 +267,7 @@ class ProcessCrew:
         if self._events:
             timeout = 0
         elif timeout is not None:
-            timeout = max(0.0, timeout)
+            timeout = min(max(0.0, timeout), _WAIT_MOST)
         return self._selector.select(timeout)
 
     def collect(self, happened: Any) -> list[Event]:
@@ -334,9 +336,9 @@ class ProcessCrew:
             values, failures = _read_pieces(pieces, ())
             self._events.append(Results(member.number, chunk, first, values, failures, 0.0))
         place = member.page.place()
+        termination.kill_group(member.pid)  # before its id can be given to another process
         member.process.join(_REAP_SECONDS)
         code = member.process.exitcode
-        termination.kill_group(member.pid)
         for pid in member.descendants:
             termination.signal_tree(pid, signal.SIGKILL)
         self._let_go(member)

@@ -13,9 +13,10 @@ The worker finishes an entry before it moves `place` on, so after a death each i
 result in the log or in the channel, and is not lost.
 
 Revoking is an agreement on two words (Dekker's): the worker writes `place` and then reads `revoked`, at
-the beginning of a chunk and before each item that follows one that took CHECK_SECONDS or longer; the
-parent writes `revoked`, waits until that is visible, and then reads `place`. Either the worker sees that
-it must stop, or the parent sees how far it had come.
+the beginning of a chunk and before each item; the parent writes `revoked`, waits until that is visible,
+and then reads `place`. Either the worker sees that it must stop, or the parent sees how far it had come.
+Looking only after items that took long is not enough: a worker may lose its processor between its look
+at the clock and its write of `place`, for as long as the kernel likes.
 """
 
 from __future__ import annotations
@@ -43,8 +44,6 @@ _SIZE = _LOG + LOG_BYTES
 #: The high bit of an end marks an entry that is an exception.
 FAILED = 1 << 31
 
-#: A worker looks at `revoked` when so much time has passed since it last did, in seconds.
-CHECK_SECONDS = 0.005
 #: How long a store may take to be seen by another processor: generous by some orders of magnitude.
 _VISIBLE_SECONDS = 0.0001
 
@@ -91,20 +90,11 @@ class StatusPage:
         position = word & _POSITION_MASK
         return Place(word >> POSITION_BITS, LOADING if position == LOADING_MARK else position, since)
 
-    def revoke(self, chunk: int) -> Place | None:
-        """Take back all chunks up to `chunk`; return the place behind which nothing starts any more.
-
-        None where the worker is between short items: it will stop by itself within CHECK_SECONDS.
-        """
+    def revoke(self, chunk: int) -> Place:
+        """Take back all chunks up to `chunk`; return the place behind which nothing starts any more."""
         self.words[REVOKED] = chunk
         time.sleep(_VISIBLE_SECONDS)
-        place = self.place()
-        if place is None:
-            return Place(0, 0, 0.0)
-        running = place.chunk <= chunk and place.position != LOADING
-        if running and time.monotonic() - place.since < CHECK_SECONDS + _VISIBLE_SECONDS:
-            return None
-        return place
+        return self.place() or Place(0, 0, 0.0)
 
     def recover(self) -> tuple[int, int, list[tuple[bool, bytes] | None]]:
         """After the worker's death: chunk, first position, and the entries of its log.

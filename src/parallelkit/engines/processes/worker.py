@@ -14,11 +14,9 @@ from types import FrameType
 from typing import Any
 
 from ... import serialization, termination, tracebacks
-from ...errors import SerializationError
 from ..base import Style, Work, caller
 from . import protocol as p
 from .page import (
-    CHECK_SECONDS,
     FAILED,
     LOADING_MARK,
     LOG_BYTES,
@@ -34,6 +32,8 @@ from .transport import Frame, Part, Receiver, pack, send_all
 
 #: Types whose pickle has no large buffer and cannot fail.
 _PLAIN = frozenset({int, float, bool, str, bytes, complex})
+#: Results are sent when so much time has passed since the last ones, in seconds.
+FLUSH_SECONDS = 0.005
 #: A result whose pickle is larger travels at once and as a buffer of its own.
 _LARGE = 1 << 15
 
@@ -277,19 +277,19 @@ class Loop:
         monotonic = time.monotonic
         words, clock = self._page.words, self._page.clock
         channel = self._channel
-        pause = 0.0 if eager else CHECK_SECONDS
+        pause = 0.0 if eager else FLUSH_SECONDS
         word = chunk << POSITION_BITS
-        now = look_at = monotonic()
+        now = flush_at = monotonic()
         channel.begin(chunk, now)
         for word, item in enumerate(items, word):  # noqa: B020 - goes on where it began
-            look = now >= look_at
-            if look:
+            if now >= flush_at:
                 channel.flush(now)
                 now = monotonic()
-                look_at = now + pause
+                flush_at = now + pause
             clock[1] = now
             words[0] = word
-            if look and words[2] >= chunk:
+            if words[2] >= chunk:
+                channel.flush(now)
                 channel.send(pack(p.SHORT, chunk, word & LOADING_MARK))
                 return
             try:
@@ -335,9 +335,7 @@ def _reading(call: Callable[[Any], Any], buffers: Sequence[bytearray]) -> Callab
         try:
             item = serialization.loads(data, mine)
         except BaseException as error:
-            raise SerializationError(
-                what="item", path="item", reason=f"{type(error).__name__}: {error}"
-            ) from error
+            raise serialization.error("item", None, error) from error
         return call(item)
 
     return read_and_call
