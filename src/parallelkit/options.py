@@ -205,7 +205,7 @@ def count(name: str, value: int | None, *, least: int = 1) -> int | None:
 
 
 def seconds(name: str, value: float | None, *, zero: bool = False, past: bool = False) -> float | None:
-    """A span of time, or None for no limit. `past`: a negative one is taken for 0, as multiprocessing does."""
+    """A span of time, or None for no limit. `past`: less than 0 is taken for 0, as multiprocessing does."""
     if value is None:
         return None
     if isinstance(value, bool) or not hasattr(value, "__float__"):
