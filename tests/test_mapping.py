@@ -318,3 +318,12 @@ class TestBadInput:
     def test_buffersize(self) -> None:
         with pytest.raises(ValueError, match="buffersize must be at least 1, not 0"):
             parallelkit.pool_imap(tasks.square, [1], buffersize=0)
+
+
+@pytest.mark.parametrize("kind", ["fork", "forkserver", "spawn", "threads"])
+def test_a_result_does_not_wait_for_the_rest_of_its_chunk(kind: str) -> None:
+    chosen: Options = {"engine": kind} if kind == "threads" else {"start_method": kind}
+    nap = 4.0 if kind == "threads" else 3600.0  # a thread cannot be ended
+    items = [0.0, 0.0, nap]
+    with parallelkit.pool_imap(tasks.sleep, items, chunksize=3, max_workers=1, **chosen) as results:
+        assert [next(results), next(results)] == [0.0, 0.0]

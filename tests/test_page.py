@@ -82,7 +82,7 @@ def test_what_was_not_sent_is_found_in_the_log(
 
     def task(item: int) -> int | None:
         if item == 3:
-            found.append(page.recover())
+            found.append(page.unsent())
         if item == 1:
             raise KeyError(item)
         return None if item == 2 else item
@@ -95,5 +95,5 @@ def test_what_was_not_sent_is_found_in_the_log(
 
 def test_a_page_without_work_has_no_place(page: StatusPage) -> None:
     assert page.place() is None
-    assert page.recover() == (0, 0, [])
+    assert page.unsent() == (0, 0, [])
     assert page.revoke(5) == Place(0, 0, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ class FakeWorker:
         self.revoked = 0
         self.last = 0
         self.stopping = False
+        self.unsent: s.Results | None = None
 
 
 class World:
@@ -48,6 +50,7 @@ class World:
         self.runs: Counter[tuple[int, int]] = Counter()
         self.drawn: Counter[int] = Counter()
         self.most_started = 0
+        self.prompt = False  # workers send each result at once
 
     # The engine's part
 
@@ -79,6 +82,8 @@ class World:
             case s.Observe(number):
                 worker = self.workers.get(number)
                 self.machine.handle(s.Observed(number, worker.place if worker else None), self.now)
+            case s.Peek(number):
+                self.peek(number)
             case s.Revoke(number):
                 worker = self.workers.get(number)
                 if worker is None:
@@ -112,10 +117,19 @@ class World:
             case s.Broken(_):
                 pass
 
+    def peek(self, number: int) -> None:
+        worker = self.workers.get(number)
+        if worker is not None and worker.unsent is not None:
+            batch = worker.unsent
+            copy = replace(batch, values=[*batch.values], failures={**(batch.failures or {})}, seconds=None)
+            self.machine.handle(copy, self.now)
+
     # What may happen
 
     def die(self, number: int, signal: int = 9) -> None:
         worker = self.workers.pop(number)
+        if worker.unsent is not None:
+            self.machine.handle(worker.unsent, self.now)
         self.machine.handle(s.WorkerDied(number, s.Death(number, -signal, signal, worker.place)), self.now)
 
     def begin_item(self, number: int) -> None:
@@ -128,6 +142,7 @@ class World:
             worker.chunks.popleft()
             worker.stops.popleft()
             position, worker.position = worker.position, 0
+            self.send(number)
             self.tell(s.StoppedShort(number, chunk.id, position))
             return
         worker.running = True
@@ -146,8 +161,20 @@ class World:
             worker.chunks.popleft()
             worker.stops.popleft()
             worker.position = 0
-        failures = None if error is None else {0: error}
-        self.tell(s.Results(number, chunk.id, position, [chunk.start + position], failures, 0.001))
+        if worker.unsent is None:
+            worker.unsent = s.Results(number, chunk.id, position, [], {}, 0.001)
+        if error is not None:
+            worker.unsent.failures = {**(worker.unsent.failures or {}), len(worker.unsent.values): error}
+        worker.unsent.values.append(chunk.start + position)
+        over = worker.position == 0
+        if over or self.prompt or self.data.draw(st.booleans(), label="send now"):
+            self.send(number)
+
+    def send(self, number: int) -> None:
+        worker = self.workers[number]
+        if worker.unsent is not None:
+            event, worker.unsent = worker.unsent, None
+            self.tell(event)
 
     def draw(self) -> None:
         command = self.draws.popleft()
@@ -192,6 +219,7 @@ class World:
 
     def drain(self) -> None:
         """Nothing but good happens any more: all has to come to its end."""
+        self.prompt = True
         for _ in range(10_000):
             if not self.machine.jobs:
                 return

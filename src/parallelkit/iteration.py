@@ -35,7 +35,7 @@ class Stream:
         self.over: bool = False
         self.exception: BaseException | None = None
         self.failures: list[BaseException] = []  # where they are to be raised together
-        self.failed = 0
+        self.failed: int = 0
         self.completed: int = 0
         self.reporter: Guarded | None = make_reporter(settings.progress, size)
 

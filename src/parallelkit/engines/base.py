@@ -98,6 +98,10 @@ class Crew(Protocol):
         """Tell where a worker is, as `Observed`."""
         ...
 
+    def peek(self, worker: int) -> None:
+        """Have `collect` tell what a worker has done and not sent yet."""
+        ...
+
     def revoke(self, worker: int) -> Event:
         """Take back what a worker has not started, as far as it was handed to it until now: `Revoked`."""
         ...

@@ -85,6 +85,9 @@ class _SerialCrew:
     def observe(self, worker: int) -> Event:
         return Observed(worker, None)
 
+    def peek(self, worker: int) -> None:
+        pass  # nothing runs while the driver asks
+
     def revoke(self, worker: int) -> Event:
         # Nothing runs while the driver asks, so nothing that is behind the results so far starts any more.
         if not self._chunks:

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..scheduler import (
@@ -53,6 +54,16 @@ class ThreadsEngine:
         return "ThreadsEngine()"
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Outcomes of the items of a chunk from position `first` on, to which the thread adds."""
+
+    chunk: int
+    first: int
+    values: list[Any] = field(default_factory=list)
+    failures: dict[int, BaseException] = field(default_factory=dict)
+
+
 class _Member:
     """One thread, and the place where it is."""
 
@@ -63,6 +74,7 @@ class _Member:
         self.revoked = 0
         self.last_chunk = 0
         self.abandoned = False
+        self._batch: _Batch | None = None  # the one under way
         self._lock = threading.Lock()
         self._crew = crew
         name = f"{crew.setup.name}-thread-{worker}"
@@ -96,37 +108,39 @@ class _Member:
 
     def _run(self, chunk: Chunk, work: Work) -> None:
         call = caller(work.function, work.style)
-        values: list[Any] = []
-        failures: dict[int, BaseException] = {}
-        first = 0
+        batch = self._batch = _Batch(chunk.id, 0)
         now = since = time.monotonic()
         for position, item in enumerate(work.items(chunk.start, chunk.stop)):
-            if values and (chunk.eager or now - since >= _PAUSE):
-                self._post(chunk, first, values, failures, now - since)
-                first, values, failures, since = position, [], {}, now
+            if batch.values and (chunk.eager or now - since >= _PAUSE):
+                self._post(batch, now - since)
+                batch = self._batch = _Batch(chunk.id, position)
+                since = now
             if not self._may_start(chunk, position, now):
-                if values:
-                    self._post(chunk, first, values, failures, now - since)
+                self._post(batch, now - since)
                 self._crew.post(self, StoppedShort(self.worker, chunk.id, position))
                 return
             try:
-                values.append(call(item))
+                batch.values.append(call(item))
             except BaseException as error:
-                failures[len(values)] = error
-                values.append(None)
+                batch.failures[len(batch.values)] = error
+                batch.values.append(None)
             now = time.monotonic()
-        self._post(chunk, first, values, failures, now - since)
+        self._post(batch, now - since)
 
-    def _post(
-        self,
-        chunk: Chunk,
-        first: int,
-        values: list[Any],
-        failures: dict[int, BaseException],
-        seconds: float,
-    ) -> None:
-        event = Results(self.worker, chunk.id, first, values, failures or None, seconds)
-        self._crew.post(self, event)
+    def _post(self, batch: _Batch, seconds: float | None) -> None:
+        if batch.values:
+            event = Results(
+                self.worker, batch.chunk, batch.first, batch.values, batch.failures or None, seconds
+            )
+            self._crew.post(self, event)
+
+    def peek(self) -> None:
+        """Post a copy of what was done and not posted yet. Called in the driver's thread."""
+        batch = self._batch
+        if batch is not None:
+            values = list(batch.values)  # a failure is noted before it takes its place in the values
+            failures = {at: error for at, error in list(batch.failures.items()) if at < len(values)}
+            self._post(_Batch(batch.chunk, batch.first, values, failures), None)
 
 
 class _ThreadCrew:
@@ -180,6 +194,10 @@ class _ThreadCrew:
     def observe(self, worker: int) -> Event:
         member = self._members.get(worker)
         return Observed(worker, member.place if member else None)
+
+    def peek(self, worker: int) -> None:
+        if worker in self._members:
+            self._members[worker].peek()
 
     def revoke(self, worker: int) -> Event:
         member = self._members.get(worker)

@@ -24,6 +24,9 @@ GRACE_SECONDS = 1.0
 HASTEN_SECONDS = 0.005
 #: With a worker idle, items that wait behind others for longer than this are taken back.
 STEAL_SECONDS = 0.005
+#: A worker sends its results between two items. Where one takes long, what was done before it is fetched
+#: after the first of these, in seconds, and while the worker holds several, in pauses up to the second.
+PEEK_SECONDS = (0.05, 1.0)
 #: A start that failed while other workers are there is tried again after so many seconds.
 START_PAUSE_SECONDS = 0.25
 #: So many starts in a row may fail before there is no hope left.
@@ -237,6 +240,9 @@ class Scheduler:
         self._next_chunk += 1
         self._roster.hold(worker, chunk)
         self._out.append(m.RunChunk(worker.id, chunk))
+        if len(chunk) > 1:
+            worker.pause = PEEK_SECONDS[0]
+            self._timers.set(("peek", worker.id), self._now + worker.pause)
         if job.spec.task_timeout is not None:
             self._timers.set(("task", worker.id), self._now + job.spec.task_timeout)
         if self._memory_limit is not None:
@@ -333,7 +339,8 @@ class Scheduler:
         if chunk is None:
             return
         job = self._jobs[chunk.job]
-        known = chunk.received - event.first  # what a dying worker had sent and not yet crossed out
+        # What a dying worker had sent and not yet crossed out, or what was fetched before it was sent.
+        known = chunk.received - event.first
         if known:
             event = m.Results(
                 worker.id,
@@ -347,7 +354,8 @@ class Scheduler:
             return
         start = chunk.start + chunk.received
         chunk.received += len(event.values)
-        job.learn(len(event.values), event.seconds)
+        if event.seconds is not None:
+            job.learn(len(event.values), event.seconds)
         complete = chunk.received >= len(chunk)
         if complete:
             self._let_go(worker, chunk)
@@ -492,6 +500,10 @@ class Scheduler:
             self._kill(worker)
         elif kind == "task" and worker.usable and worker.chunks:
             self._out.append(m.Observe(worker.id))
+        elif kind == "peek" and worker.usable and any(len(c) - c.received > 1 for c in worker.chunks):
+            self._out.append(m.Peek(worker.id))
+            worker.pause = min(2 * worker.pause, PEEK_SECONDS[1])
+            self._timers.set(("peek", worker.id), self._now + worker.pause)
         elif kind == "memory" and worker.usable and worker.chunks:
             self._out.append(m.Measure(worker.id))
 
@@ -615,7 +627,7 @@ class Scheduler:
         starting = worker.state is State.STARTING
         expected = worker.state in (State.STOPPING, State.DYING)
         self._roster.remove(worker)
-        for kind in ("kill", "stop", "task", "memory"):
+        for kind in ("kill", "stop", "task", "memory", "peek"):
             self._timers.forget((kind, worker.id))
         self.counters.lost += not expected
         for chunk in list(worker.chunks):

@@ -159,7 +159,7 @@ class Results:
     """Outcomes of positions `first` and following of a chunk.
 
     `failures` maps offsets in `values` to exceptions, None where there are none. `seconds` is how
-    long the worker took for them.
+    long the worker took for them, None where that is not known.
     """
 
     worker: int
@@ -167,7 +167,7 @@ class Results:
     first: int
     values: list[Any]
     failures: Mapping[int, BaseException] | None
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(slots=True)
@@ -280,6 +280,13 @@ class Observe:
 
 
 @dataclass(slots=True)
+class Peek:
+    """Fetch the results that a worker has and has not sent, as it is in the midst of a long item."""
+
+    worker: int
+
+
+@dataclass(slots=True)
 class Revoke:
     """Take back from a worker what it has not started; answered by `Revoked` at once."""
 
@@ -346,6 +353,7 @@ Command: TypeAlias = (
     | StopWorker
     | RunChunk
     | Observe
+    | Peek
     | Revoke
     | Measure
     | Kill

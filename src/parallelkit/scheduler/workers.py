@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 class Worker:
     """The scheduler's picture of one worker."""
 
-    __slots__ = ("assigned", "chunks", "id", "state", "verdict")
+    __slots__ = ("assigned", "chunks", "id", "pause", "state", "verdict")
 
     def __init__(self, id: int) -> None:
         self.id: int = id
@@ -42,6 +42,7 @@ class Worker:
         self.chunks: deque[Chunk] = deque()
         self.assigned: int = 0  # items that it was ever given
         self.verdict: Verdict | None = None
+        self.pause: float = 0.0  # seconds between two looks for results that it has not sent
 
     @property
     def usable(self) -> bool:

@@ -38,7 +38,7 @@ from ...scheduler import (
 from ..base import Setup, Work
 from . import protocol as p
 from . import starting
-from .page import StatusPage
+from .page import Entry, StatusPage
 from .transport import Frame, Outbox, Part, Receiver, pack, size_of
 from .worker import Boot, main
 
@@ -251,6 +251,17 @@ class ProcessCrew:
         member = self._members.get(worker)
         return Observed(worker, member.page.place() if member else None)
 
+    def peek(self, worker: int) -> None:
+        member = self._members.get(worker)
+        if member is None:
+            return
+        chunk, first, entries = member.page.unsent()
+        # What is crossed out in the log meanwhile has been sent before: with the channel read now, it is
+        # known, and the scheduler drops what it knows.
+        while self._read(member):
+            pass
+        self._take_entries(member, chunk, first, entries)
+
     def revoke(self, worker: int) -> Event:
         member = self._members.get(worker)
         return Revoked(worker, member.page.revoke(member.last_chunk) if member else None)
@@ -326,15 +337,17 @@ class ProcessCrew:
         elif kind == p.NO_FUNCTION:
             self._events.append(JobFailed(frame.a, tracebacks.loads(bytes(frame.body))))
 
+    def _take_entries(self, member: _Member, chunk: int, first: int, entries: list[Entry]) -> None:
+        if entries:
+            pieces = [None if e is None else (e[1],) if e[0] else e[1] for e in entries]
+            values, failures = _read_pieces(pieces, ())
+            self._events.append(Results(member.number, chunk, first, values, failures, None))
+
     def _bury(self, member: _Member) -> None:
         """A worker is dead: take in what it left, end what it started, tell how it ended."""
         while self._read(member):
             pass
-        chunk, first, entries = member.page.recover()
-        if entries:
-            pieces = [None if e is None else (e[1],) if e[0] else e[1] for e in entries]
-            values, failures = _read_pieces(pieces, ())
-            self._events.append(Results(member.number, chunk, first, values, failures, 0.0))
+        self._take_entries(member, *member.page.unsent())
         place = member.page.place()
         termination.kill_group(member.pid)  # before its id can be given to another process
         member.process.join(_REAP_SECONDS)

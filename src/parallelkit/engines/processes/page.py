@@ -26,7 +26,7 @@ import os
 import tempfile
 import time
 from multiprocessing import reduction
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...scheduler import LOADING, Place
 
@@ -46,6 +46,10 @@ FAILED = 1 << 31
 
 #: How long a store may take to be seen by another processor: generous by some orders of magnitude.
 _VISIBLE_SECONDS = 0.0001
+
+
+#: None for a result that is None, else (is it an exception?, its pickle).
+Entry: TypeAlias = "tuple[bool, bytes] | None"
 
 
 class StatusPage:
@@ -96,17 +100,18 @@ class StatusPage:
         time.sleep(_VISIBLE_SECONDS)
         return self.place() or Place(0, 0, 0.0)
 
-    def recover(self) -> tuple[int, int, list[tuple[bool, bytes] | None]]:
-        """After the worker's death: chunk, first position, and the entries of its log.
+    def unsent(self) -> tuple[int, int, list[Entry]]:
+        """The entries of the log: their chunk, the position of the first, and they themselves.
 
-        An entry is None for a result that is None, else (is it an exception?, its pickle).
+        They are whole after the worker's death. Of one that lives, they are so unless it has sent them
+        meanwhile.
         """
         place, logged = self.words[PLACE], self.words[LOGGED]
         chunk, first = logged >> POSITION_BITS, logged & _POSITION_MASK
         position = place & _POSITION_MASK
         if place >> POSITION_BITS != chunk or position == LOADING_MARK:
             return chunk, first, []
-        entries: list[tuple[bool, bytes] | None] = []
+        entries: list[Entry] = []
         begin = 0
         for end in self.ends[: max(0, position - first)]:
             if not end:
