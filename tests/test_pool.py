@@ -3,6 +3,8 @@ from __future__ import annotations
 import gc
 import itertools
 import multiprocessing
+import multiprocessing.pool
+import os
 import threading
 import time
 from typing import Any
@@ -247,3 +249,26 @@ def test_a_context(method: str) -> None:
 def test_bad_options(options: Options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Pool(**options)
+
+
+def test_what_programs_look_at_behind_the_public_face(start_method: str) -> None:
+    with Pool(2, start_method=start_method) as pool:
+        assert pool._state == multiprocessing.pool.RUN
+        first = {process.pid for process in pool._pool}
+        assert len(first) == 2
+        assert None not in first
+        with pytest.raises(parallelkit.WorkerDiedError) as died:
+            pool.apply(os._exit, (1,))
+        pool._repopulate_pool()
+        assert len(pool._pool) == 2
+        assert died.value.pid not in {process.pid for process in pool._pool}
+        assert all(process.is_alive() for process in pool._pool)
+    assert pool._state == multiprocessing.pool.CLOSE
+    pool._repopulate_pool()
+    assert pool._pool == []
+
+
+def test_a_bad_lifetime_is_refused_as_multiprocessing_refuses_it() -> None:
+    for value in (0, -1, 0.5, "12"):
+        with pytest.raises(ValueError, match="maxtasksperchild"):
+            Pool(1, maxtasksperchild=value)  # type: ignore[arg-type]
