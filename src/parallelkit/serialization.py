@@ -26,17 +26,22 @@ _SEARCH_MOST = 2000
 _SEARCH_DEPTH = 12
 
 
-def dumps(obj: object, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
+def dumps(
+    obj: object,
+    buffers: list[pickle.PickleBuffer] | None = None,
+    pickler: Callable[..., bytes] = pickle.dumps,
+) -> bytes:
     """The pickle of `obj`, by cloudpickle where plain pickle fails and cloudpickle is installed.
 
-    With `buffers`, large buffers are appended there and are not in the pickle.
+    With `buffers`, large buffers are appended there and are not in the pickle. `pickler` is called as
+    `pickle.dumps` is.
 
     >>> loads(dumps([1, 2]))
     [1, 2]
     """
     keep = None if buffers is None else _keeper(buffers)
     try:
-        return pickle.dumps(obj, 5, buffer_callback=keep)
+        return pickler(obj, 5, buffer_callback=keep)
     except Exception:
         if buffers:
             buffers.clear()

@@ -1,0 +1,66 @@
+"""An object as a message: a pickle with its large buffers beside it, or large bytes as they are.
+
+The reducers that were registered with `multiprocessing` count, so that connections, sockets and what other
+libraries registered travel as they do there.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, TypeAlias, cast
+
+from . import serialization
+
+__all__ = ["BYTEARRAY", "BYTES", "PICKLE", "PICKLE_AND_BUFFERS", "Message", "Part", "decode", "encode"]
+
+Part: TypeAlias = "bytes | bytearray | memoryview"
+
+#: What the body of a message is.
+PICKLE, PICKLE_AND_BUFFERS, BYTES, BYTEARRAY = range(4)
+
+_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
+
+
+#: One object, ready to travel: what its body is, the body, and the buffers beside it. No class, as the making
+#: of one costs as much as the pickling of a small object.
+Message: TypeAlias = "tuple[int, Part, Sequence[Part]]"
+
+
+def encode(obj: object) -> Message:
+    """The message for `obj`. SerializationError where it cannot be pickled, naming what of it cannot.
+
+    >>> decode(encode([1, 2]))
+    [1, 2]
+    """
+    cls = type(obj)
+    if cls in _ATOMS or (cls is tuple and _ATOMS.issuperset(map(type, cast("tuple[Any, ...]", obj)))):
+        if cls is bytes and len(cast("bytes", obj)) >= serialization.LARGE:
+            return BYTES, cast("bytes", obj), ()
+        return PICKLE, pickle.dumps(obj, 5), ()
+    if cls is bytearray and len(cast("bytearray", obj)) >= serialization.LARGE:
+        return BYTEARRAY, cast("bytearray", obj), ()
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        body = serialization.dumps(obj, buffers, _dumps)
+    except Exception as error:
+        raise serialization.error("item", obj, error) from error
+    if not buffers:
+        return PICKLE, body, ()
+    return PICKLE_AND_BUFFERS, body, [buffer.raw() for buffer in buffers]
+
+
+def _dumps(obj: object, protocol: int, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> bytes:
+    file = io.BytesIO()
+    ForkingPickler(file, protocol, True, buffer_callback).dump(obj)
+    return file.getvalue()
+
+
+def decode(message: Message) -> Any:
+    """The object that a message holds."""
+    kind, body, buffers = message
+    if kind <= PICKLE_AND_BUFFERS:
+        return pickle.loads(body, buffers=buffers)
+    return body
