@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 __all__ = [
+    "AbandonedError",
     "CallTimeoutError",
     "ClosedError",
     "MemoryLimitError",
@@ -39,6 +40,19 @@ def _rebuild(cls: type[ParallelKitError], args: tuple[Any, ...], state: dict[str
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+class AbandonedError(ParallelKitError):
+    """A lock was acquired that its last holder did not release but died with.
+
+    Raised only by locks made with `on_abandoned="raise"`. Out of `acquire` the lock is held.
+
+    >>> AbandonedError()
+    AbandonedError('the process that held this lock died: what the lock protects may be half done')
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the process that held this lock died: what the lock protects may be half done")
 
 
 class TaskTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutError):
