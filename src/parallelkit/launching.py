@@ -108,7 +108,8 @@ class Popen(popen_fork.Popen):
                 # The fork server has died, and the child has not.
                 self._server_died = True
                 self.returncode = None
-        if self.returncode is None and resources.identity(self._pid) is None:
+        ours = self.method != "forkserver" or self._server_died
+        if ours and self.returncode is None and resources.identity(self._pid) is None:
             # Somebody else has waited for it, or SIGCHLD is ignored.
             self.returncode = UNKNOWN_EXITCODE
 

@@ -23,9 +23,8 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import process, util
-from multiprocessing.context import Process as StandardProcess
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, overload
 
 from typing_extensions import TypeVar, TypeVarTuple
 
@@ -34,6 +33,67 @@ from .launching import Popen, popen_class
 from .resultfile import RAISED
 
 __all__ = ["ForkProcess", "ForkServerProcess", "Process", "ProcessDiedError", "SpawnProcess"]
+
+if TYPE_CHECKING:
+
+    class StandardProcess:
+        """`multiprocessing.Process` for type checkers, but for `run`.
+
+        There it returns None, which each override in a subclass of ours would be held against.
+        """
+
+        name: str
+        daemon: bool
+        authkey: bytes
+        _closed: bool
+        _parent_pid: int
+        _popen: Popen | None
+        _target: Callable[..., Any] | None
+        _args: tuple[Any, ...]
+        _kwargs: dict[str, Any]
+
+        def __init__(
+            self,
+            group: None,
+            target: Callable[..., Any] | None,
+            name: str | None,
+            args: Iterable[Any],
+            kwargs: Mapping[str, Any],
+            *,
+            daemon: bool | None,
+        ) -> None:
+            """As that of `Process`."""
+
+        def join(self, timeout: float | None = None) -> None:
+            """Wait until the process has ended, for at most `timeout` seconds."""
+
+        def is_alive(self) -> bool:
+            """Whether the process is running."""
+            ...
+
+        def close(self) -> None:
+            """Let go of what the object holds. ValueError while the process is running."""
+
+        @property
+        def exitcode(self) -> int | None:
+            """The exit code, negative for a signal; None where the process has not ended."""
+
+        @property
+        def ident(self) -> int | None:
+            """The process id; None where the process was not started."""
+
+        @property
+        def pid(self) -> int | None:
+            """The same as `ident`."""
+
+        @property
+        def sentinel(self) -> int:
+            """A descriptor that gets ready when the process ends, for `connection.wait`."""
+            ...
+
+else:
+    from multiprocessing.context import Process as StandardProcess
+
 
 R_co = TypeVar("R_co", covariant=True, default=Any)
 Ts = TypeVarTuple("Ts")
@@ -84,13 +144,6 @@ class Process(StandardProcess, Generic[R_co]):
     (2, 1)
     """
 
-    _closed: bool
-    _parent_pid: int
-    _popen: Popen | None
-    _target: Callable[..., Any] | None
-    _args: tuple[Any, ...]
-    _kwargs: dict[str, Any]
-
     @overload
     def __init__(
         self, group: None = None, target: None = None, name: str | None = None,
@@ -129,13 +182,13 @@ class Process(StandardProcess, Generic[R_co]):
             raise TypeError(f"target must be a function or another callable, not {target!r}")
         super().__init__(group, target, name, args, kwargs or {}, daemon=daemon)
 
-    def run(self) -> R_co:  # type: ignore[override]
+    def run(self) -> R_co:
         """What the process does: calls the target. Can be overridden; what it returns is the result."""
         value: R_co = self._target(*self._args, **self._kwargs) if self._target else None  # type: ignore[assignment]
         return value
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> Any:  # noqa: N802, RUF100
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802, RUF100
         return popen_class(multiprocessing.get_start_method())(process_obj)
 
     def start(self) -> None:
@@ -287,7 +340,7 @@ class ForkProcess(Process[R_co]):
     _start_method = "fork"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> Any:  # noqa: N802, RUF100
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802, RUF100
         return popen_class("fork")(process_obj)
 
     _after_fork = staticmethod(process.BaseProcess._after_fork)  # type: ignore[attr-defined]
@@ -299,7 +352,7 @@ class ForkServerProcess(Process[R_co]):
     _start_method = "forkserver"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> Any:  # noqa: N802, RUF100
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802, RUF100
         return popen_class("forkserver")(process_obj)
 
     _after_fork = staticmethod(process.BaseProcess._after_fork)  # type: ignore[attr-defined]
@@ -311,7 +364,7 @@ class SpawnProcess(Process[R_co]):
     _start_method = "spawn"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> Any:  # noqa: N802, RUF100
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802, RUF100
         return popen_class("spawn")(process_obj)
 
     @staticmethod
