@@ -223,6 +223,7 @@ class Process(StandardProcess, Generic[R_co]):
         ClosedError where the process was not started. ValueError for a negative `grace`. TimeoutError
         where a process is there 10 seconds after SIGKILL: another user's, or blocked in the kernel.
 
+        >>> import time
         >>> process = Process(target=time.sleep, args=(60,))
         >>> process.start()
         >>> process.terminate(grace=1.0)
