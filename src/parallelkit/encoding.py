@@ -14,7 +14,17 @@ from typing import Any, TypeAlias, cast
 
 from . import serialization
 
-__all__ = ["BYTEARRAY", "BYTES", "PICKLE", "PICKLE_AND_BUFFERS", "Message", "Part", "decode", "encode"]
+__all__ = [
+    "BYTEARRAY",
+    "BYTES",
+    "PICKLE",
+    "PICKLE_AND_BUFFERS",
+    "Message",
+    "Part",
+    "advance",
+    "decode",
+    "encode",
+]
 
 Part: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -64,3 +74,15 @@ def decode(message: Message) -> Any:
     if kind <= PICKLE_AND_BUFFERS:
         return pickle.loads(body, buffers=buffers)
     return body
+
+
+def advance(left: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of some buffers after `count` bytes of them are done."""
+    at = 0
+    while at < len(left) and count >= len(left[at]):
+        count -= len(left[at])
+        at += 1
+    rest = left[at:]
+    if count:
+        rest[0] = rest[0][count:]
+    return rest

@@ -40,7 +40,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .encoding import BYTEARRAY, PICKLE, PICKLE_AND_BUFFERS, Message, Part
+from .encoding import BYTEARRAY, PICKLE, PICKLE_AND_BUFFERS, Message, Part, advance
 from .sharing import Bell, SharedFile, map_shared, memory_file, remaining, wait_readable
 
 if sys.version_info >= (3, 13):
@@ -184,7 +184,7 @@ class MessageLog:
         while left:
             written = os.pwritev(descriptor, left[:_IOV_MOST], at)
             at += written
-            left = _advance(left, written)
+            left = advance(left, written)
         return at
 
     def _trim(self, file: int) -> None:
@@ -307,7 +307,7 @@ class MessageLog:
             if not count:
                 raise OSError("the memory of this queue was cut off")
             at += count
-            left = _advance(left, count)
+            left = advance(left, count)
 
     def settle(self, deadline: float | None = None) -> None:
         """See to it that the bell is not set, nor memory kept, for messages that were taken."""
@@ -358,18 +358,6 @@ def _with_table(message: Message) -> list[Part]:
     size = 8 + 8 * len(sizes) + sum(sizes)
     header = _HEADER.pack(size << _KIND_BITS | kind)
     return [header + struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes), *parts]
-
-
-def _advance(left: list[memoryview], count: int) -> list[memoryview]:
-    """What is left of some buffers after `count` bytes of them are done."""
-    at = 0
-    while at < len(left) and count >= len(left[at]):
-        count -= len(left[at])
-        at += 1
-    rest = left[at:]
-    if count:
-        rest[0] = rest[0][count:]
-    return rest
 
 
 def _inherit(

@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import Buffer
 
-from .errors import SerializationError
+from .errors import ResultError, SerializationError
 
 
 def loads(data: Buffer, buffers: Iterable[Any] = ()) -> Any:
@@ -103,7 +103,11 @@ def error(what: str, obj: object, cause: BaseException, *, index: int | None = N
     if obj is not None:
         path += _culprit(obj)
     reason = f"{type(cause).__name__}: {_text(cause)}"
-    made = SerializationError(what=what, path=path, reason=reason, index=index)
+    if what == "result":
+        texts = {"exc": _short(cause), "value": _short(obj)}
+        made: SerializationError = ResultError(path=path, reason=reason, **texts)
+    else:
+        made = SerializationError(what=what, path=path, reason=reason, index=index)
     made.__cause__ = cause
     return made
 

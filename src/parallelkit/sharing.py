@@ -122,9 +122,9 @@ class SharedFile:
     def __reduce__(self) -> tuple[Any, ...]:
         return _shared_file, (Inherited(self.descriptor),)
 
-    def __del__(self) -> None:
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            _close(self.descriptor)
 
     def __enter__(self) -> None:
         self.threads.acquire()
@@ -240,10 +240,10 @@ class Bell:
             while len(os.read(self._read_end, 4096)) == 4096:
                 pass
 
-    def __del__(self) -> None:
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "_write_end"):
             for end in {self._read_end, self._write_end}:
-                os.close(end)
+                _close(end)
 
 
 def _bell(*ends: Inherited) -> Bell:
