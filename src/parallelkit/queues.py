@@ -18,6 +18,7 @@ The items live in memory until they are read, or until no process has the queue 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from multiprocessing.context import assert_spawning
 from typing import Any, Generic, Self
@@ -35,7 +36,11 @@ T = TypeVar("T", default=Any)
 
 
 class _End:
-    """What `multiprocessing.connection.wait` and others look for in `queue._reader`."""
+    """What the standard library looks for in `queue._reader` and `queue._writer`.
+
+    That is `multiprocessing.connection.wait`, and the pools of multiprocessing and concurrent.futures, where
+    a context of this library was passed to them.
+    """
 
     def __init__(self, queue: _LogQueue[Any]) -> None:
         self._queue = queue
@@ -49,6 +54,15 @@ class _End:
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         return not self._queue.empty() or wait_readable(self.fileno(), timeout)
+
+    def send(self, obj: object) -> None:
+        self._queue._open_log().append(encode(obj))
+
+    def recv(self) -> Any:
+        return decode(self._queue._open_log().take(True, None))
+
+    def close(self) -> None:
+        """Nothing: the two directions share what there is to close."""
 
 
 class _LogQueue(Generic[T]):
@@ -238,6 +252,11 @@ class SimpleQueue(_LogQueue[T]):
 
     def __init__(self, *, ctx: object = None) -> None:
         self._log = MessageLog(0)
+
+    @property
+    def _rlock(self) -> threading.Lock:
+        # multiprocessing.Pool acquires it to keep its workers from reading; they need not be kept.
+        return threading.Lock()
 
     def put(self, obj: T) -> None:
         """Put an item into the queue; never waits. `SerializationError` where it cannot be pickled."""
