@@ -15,7 +15,7 @@ from typing import Any
 
 import tasks
 
-from parallelkit import CallTimeoutError
+from parallelkit import CallTimeoutError, Pool, pool_map
 from parallelkit.process import ForkProcess, ForkServerProcess, Process, SpawnProcess
 
 CLASSES: dict[str, type[Process[Any]]] = {
@@ -205,3 +205,9 @@ def have_child(depth: int) -> int:
     with Process(target=have_child, args=(depth - 1,)) as child:
         assert child.daemon  # as with multiprocessing, it takes after its parent
     return child.result() + 1
+
+
+def have_pool() -> list[int]:
+    assert multiprocessing.current_process().daemon
+    with Pool(2) as pool:
+        return [*pool_map(tasks.square, [1], max_workers=2), pool.apply(tasks.square, (2,))]

@@ -35,6 +35,7 @@ from process_tasks import (
     fork_and_return,
     happen,
     have_child,
+    have_pool,
     leave_behind,
     outlive_fork_server,
     reader_of,
@@ -637,6 +638,12 @@ def test_daemonic_processes_may_have_children(make: type[Process[Any]]) -> None:
     process = make(target=have_child, args=(2,), daemon=True)
     process.start()
     assert process.result() == 13
+
+
+def test_daemonic_processes_may_have_pools(make: type[Process[Any]]) -> None:
+    with make(target=have_pool, daemon=True) as process:
+        pass
+    assert process.result() == [1, 4]
 
 
 # The end of the parent

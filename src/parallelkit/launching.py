@@ -221,6 +221,27 @@ def _started(pid: int) -> float:
     return pid.started if isinstance(pid, Pid) else -1.0
 
 
+def start(process_obj: Any) -> None:
+    """Start a process, of this library or of multiprocessing, also where this process is a daemonic one.
+
+    As multiprocessing's own `start`, which refuses in a daemonic process, because it would leave its
+    children behind when it is terminated. What this library starts is ended then.
+    """
+    inner: Any = process
+    if process_obj._closed:
+        raise ValueError("process object is closed")
+    if process_obj._popen is not None:
+        raise AssertionError("cannot start a process twice")
+    if process_obj._parent_pid != os.getpid():
+        raise AssertionError("can only start a process object created by current process")
+    inner._cleanup()
+    process_obj._popen = process_obj._Popen(process_obj)
+    process_obj._sentinel = process_obj._popen.sentinel
+    # The target may refer to the process object.
+    del process_obj._target, process_obj._args, process_obj._kwargs
+    inner._children.add(process_obj)
+
+
 @functools.cache
 def popen_class(method: str) -> Callable[[BaseProcess], Popen]:
     """The class that starts a process by `method`."""

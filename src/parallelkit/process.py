@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, overload
 from typing_extensions import TypeVar, TypeVarTuple
 
 from .errors import CallTimeoutError, ClosedError, WorkerDiedError
-from .launching import Popen, popen_class
+from .launching import Popen, popen_class, start
 from .resultfile import RAISED
 
 __all__ = ["ForkProcess", "ForkServerProcess", "Process", "ProcessDiedError", "SpawnProcess"]
@@ -193,19 +193,7 @@ class Process(StandardProcess, Generic[R_co]):
 
     def start(self) -> None:
         """Start the process. AssertionError where it was started before, or belongs to another process."""
-        # As multiprocessing's own, which refuses to let a daemonic process have children.
-        inner: Any = process
-        if self._closed:
-            raise ValueError("process object is closed")
-        if self._popen is not None:
-            raise AssertionError("cannot start a process twice")
-        if self._parent_pid != os.getpid():
-            raise AssertionError("can only start a process object created by current process")
-        inner._cleanup()
-        popen = self._popen = self._Popen(self)
-        self._sentinel = popen.sentinel
-        del self._target, self._args, self._kwargs
-        inner._children.add(self)
+        start(self)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the process has ended, for at most `timeout` seconds."""
