@@ -272,3 +272,20 @@ def test_a_bad_lifetime_is_refused_as_multiprocessing_refuses_it() -> None:
     for value in (0, -1, 0.5, "12"):
         with pytest.raises(ValueError, match="maxtasksperchild"):
             Pool(1, maxtasksperchild=value)  # type: ignore[arg-type]
+
+
+def locked(_: object) -> Any:
+    return threading.Lock()
+
+
+def test_a_result_that_cannot_be_sent_is_caught_as_multiprocessings_error(start_method: str) -> None:
+    with Pool(1, start_method=start_method) as pool:
+        for _ in range(3):
+            with pytest.raises(multiprocessing.pool.MaybeEncodingError) as caught:
+                pool.apply(locked, (0,))
+            error = caught.value
+            assert isinstance(error, parallelkit.ResultError)
+            assert error.what == "result"
+            assert error.exc.startswith("TypeError")
+            assert "lock" in error.value
+            assert "lock" in str(error)

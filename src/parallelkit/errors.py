@@ -12,6 +12,7 @@ import multiprocessing
 import pickle
 import signal as signals
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.pool import MaybeEncodingError
 from typing import Any
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "MemoryLimitError",
     "ParallelKitError",
     "RemoteError",
+    "ResultError",
     "SerializationError",
     "TaskTimeoutError",
     "WorkerDiedError",
@@ -189,7 +191,24 @@ class SerializationError(ParallelKitError, pickle.PicklingError):
         self.index = index
         which = f"{what} {index}" if index is not None and what == "item" else f"the {what}"
         culprit = "" if path == what else f" at {path}"
-        super().__init__(f"{which} cannot be sent between processes{culprit}: {reason}{_cure(what, reason)}")
+        text = f"{which} cannot be sent between processes{culprit}: {reason}{_cure(what, reason)}"
+        Exception.__init__(self, text)  # not `super()`, which is another one in `ResultError`
+
+
+class ResultError(SerializationError, MaybeEncodingError):
+    """A task's result could not be sent back; also a `multiprocessing.pool.MaybeEncodingError`.
+
+    exc: the repr of what pickle raised. value: the repr of the result, shortened; that of None where it
+    was sent and could not be read here. The other fields are those of `SerializationError`.
+    """
+
+    def __init__(self, *, path: str, reason: str, exc: str, value: str) -> None:
+        super().__init__(what="result", path=path, reason=reason)
+        self.exc = exc
+        self.value = value
+
+    __str__ = Exception.__str__
+    __repr__ = Exception.__repr__
 
 
 def _cure(what: str, reason: str) -> str:

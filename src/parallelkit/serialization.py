@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, MethodType
@@ -104,8 +105,8 @@ def error(what: str, obj: object, cause: BaseException, *, index: int | None = N
         path += _culprit(obj)
     reason = f"{type(cause).__name__}: {_text(cause)}"
     if what == "result":
-        texts = {"exc": _short(cause), "value": _short(obj)}
-        made: SerializationError = ResultError(path=path, reason=reason, **texts)
+        value = reprlib.repr(obj)
+        made: SerializationError = ResultError(path=path, reason=reason, exc=_short(cause), value=value)
     else:
         made = SerializationError(what=what, path=path, reason=reason, index=index)
     made.__cause__ = cause
