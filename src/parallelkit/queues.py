@@ -26,6 +26,7 @@ from typing import Any, Generic, Self
 from typing_extensions import TypeVar
 
 from .encoding import decode, encode
+from .errors import SerializationError
 from .messagelog import Empty, Full, MessageLog, ShutDown
 from .sharing import wait_readable
 from .taskcount import JoinableLog
@@ -163,7 +164,16 @@ class Queue(_LogQueue[T]):
         log = self._log
         if log is None or self._closed:
             raise ValueError(f"Queue {self!r} is closed")
-        log.append(encode(obj), block, timeout)
+        try:
+            message = encode(obj)
+        except SerializationError as error:
+            # multiprocessing's hook for subclasses that see to such errors themselves.
+            hook = getattr(self, "_on_queue_feeder_error", None)
+            if hook is None:
+                raise
+            hook(error.__cause__, obj)
+            return
+        log.append(message, block, timeout)
         self._used = True
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
