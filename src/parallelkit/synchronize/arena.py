@@ -109,7 +109,7 @@ class Arena:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._closing = weakref.finalize(self, os.close, descriptor)
+        weakref.finalize(self, os.close, descriptor).atexit = False
         os.ftruncate(descriptor, _ARENA_BYTES)
         self.memory = mmap.mmap(descriptor, _ARENA_BYTES)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
@@ -154,10 +154,11 @@ class Arena:
             slot = next((i for i in range(SLOTS) if self.is_dead(i)), None)
         if slot is None:
             raise RuntimeError(f"more than {SLOTS} processes use the same locks")
-        self._registry[2 * slot] = 0
         for index in range(1, self._directory[0] + 1):
             claim = self._directory[index] + 2 * slot
             self.memory[claim : claim + 2] = b"\0\0"
+        # Never without an id: `registered` looks for the first slot that has none. An old id with a new start
+        # time is a dead process.
         pid = os.getpid()
         self._registry[2 * slot + 1] = resources.start_time(pid) or 0.0
         self._registry[2 * slot] = pid
@@ -172,8 +173,7 @@ class Arena:
                 low = middle + 1
             else:
                 high = middle
-        # One more, as a slot is without its id for a moment while it changes hands.
-        return range(min(low + 1, SLOTS))
+        return range(low)
 
     def is_dead(self, slot: int) -> bool:
         """Whether the process of a slot is gone for certain."""

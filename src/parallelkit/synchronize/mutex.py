@@ -40,6 +40,7 @@ A robust mutex would besides belong to a thread, where `Lock` may be released by
 
 from __future__ import annotations
 
+import operator
 import platform
 import sys
 import threading
@@ -67,10 +68,12 @@ FREE, TRYING, HELD, NESTED, ADOPTED, UNBOUND = range(6)
 
 _TOKEN, _HINT, _FLAGS, _CLAIMS = 0, SEMAPHORE_BYTES, 2 * SEMAPHORE_BYTES, 3 * SEMAPHORE_BYTES
 _BYTES = _CLAIMS + CLAIM_BYTES
-#: Seconds after which a sleeper looks whether the holder is dead.
-LOOK_SECONDS = 0.05
+#: Seconds after which a sleeper looks whether the holder is dead: at first, and at last. A look costs 50 us.
+_FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.004, 0.05
 #: Seconds between two such looks of a process that only tries.
 _LOOK_AGAIN_SECONDS = 0.01
+#: For how long, at the most, the one with the token is sought among those who try for it.
+_WIPE_SECONDS = 0.5
 #: The pause between the two passes of rule 3.
 _PAUSE_SECONDS = 0.0 if platform.machine().lower() in ("x86_64", "amd64", "i686", "i386") else 0.001
 _HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -145,19 +148,21 @@ class Mutex:
             return self._again()
         if self.state.cell_contents == UNBOUND:
             self._bind()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        now = time.monotonic()
+        deadline = None if timeout is None else now + timeout
+        pause = _FIRST_LOOK_SECONDS
+        look = now - self._looked > (LOOK_SECONDS if block else _LOOK_AGAIN_SECONDS)
         while True:
             if block:
                 self.flags[0] = 1
-            if self._try():
+            if self._try() or (look and self._adopt()):
                 return True
-            now = time.monotonic()
-            if now - self._looked > (LOOK_SECONDS if block else _LOOK_AGAIN_SECONDS) and self._adopt():
-                return True
-            left = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - now)
+            left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if not block or left <= 0:
                 return False
-            self._hint.acquire(True, left)
+            look = not self._hint.acquire(True, left)
+            if look:
+                pause = min(2 * pause, LOOK_SECONDS)
 
     def _bind(self) -> None:
         slot = self.block.arena.slot()
@@ -194,10 +199,13 @@ class Mutex:
         return got
 
     def _is_taken_away(self) -> bool:
-        # Another process has released it for this one.
-        return (
-            self.state.cell_contents in (HELD, ADOPTED) and not self.words[self.index.cell_contents] & ~TRACE
-        )
+        # Another process has released it for this one, and wiped the claim if it could.
+        if self.state.cell_contents not in (HELD, ADOPTED):
+            return False
+        if not self.words[self.index.cell_contents] & ~TRACE:
+            return True
+        # Both of one moment, as no other thread runs within `list`: free, and yet not released here.
+        return _HAS_GIL and list(map(operator.call, (self.token._is_zero, self.token._count))) == [False, 1]
 
     def give_up(self) -> None:
         """End a try that an exception ended; the token may have been taken or not."""
@@ -224,7 +232,7 @@ class Mutex:
                 return False
             try:
                 dead = self._dead_claimants()
-                if dead is None or not self._second_look().keys() <= dead or not self.token._is_zero():
+                if dead is None or not self._is_lost(dead):
                     return False
                 for slot in dead:
                     self.words[slot] = 0
@@ -241,6 +249,10 @@ class Mutex:
             if mine and state.cell_contents == TRYING:
                 state.cell_contents = FREE
         return True
+
+    def _is_lost(self, dead: set[int]) -> bool:
+        # More than once, as another that just tries makes it fail.
+        return any(self._second_look().keys() <= dead and self.token._is_zero() for _ in range(5))
 
     def _claimants(self) -> list[int]:
         words = self.words[: len(self.block.arena.registered())].tolist()
@@ -276,8 +288,8 @@ class Mutex:
         elif state in (HELD, NESTED):
             try:
                 self.token.release()
-            except BaseException:
-                self.settle()
+            except BaseException as error:
+                self.interrupted(error)
                 raise
             self.settle()
         elif self.kind == RECURSIVE:
@@ -285,8 +297,17 @@ class Mutex:
         else:
             self._release_for_another()
 
+    def interrupted(self, error: BaseException) -> None:
+        """Finish a release that an exception ended."""
+        # Unless the token refused it: a signal's handler can raise the same types, but from its own frame.
+        refused = isinstance(error, ValueError | AssertionError) and (
+            error.__traceback__ is None or error.__traceback__.tb_next is None
+        )
+        if not refused:
+            self.settle()
+
     def settle(self) -> None:
-        """Bring the state in line with the token's count, after a release or a failed one."""
+        """Bring the state in line with the token's count, after a release."""
         count = self.token._count()
         if not count:
             self._clear()
@@ -310,6 +331,7 @@ class Mutex:
 
     def _release_for_another(self) -> None:
         """Release what another process has acquired: rule 5."""
+        deadline = time.monotonic() + _WIPE_SECONDS
         with self.block.arena.exclusive():
             while True:
                 if not self.token._is_zero():
@@ -317,7 +339,7 @@ class Mutex:
                 claimants = self._claimants()
                 dead = {slot for slot in claimants if self.block.arena.is_dead(slot)}
                 # With a dead one among them nobody can tell who has the token, and who only tries for it.
-                if dead or not claimants:
+                if dead or not claimants or time.monotonic() > deadline:
                     break
                 if self._second_look() == {claimants[0]: CLAIM & ~TRACE}:
                     self.words[claimants[0]] = TRACE
@@ -366,8 +388,8 @@ def fast_path(
             return slow_release()
         try:
             post()
-        except BaseException:
-            mutex.settle()
+        except BaseException as error:
+            mutex.interrupted(error)
             raise
         words[index] = trace; state = free  # noqa: E702  # fmt: skip
         if flags[0]:
