@@ -675,6 +675,8 @@ def run_parent(method: str, body: str, pipe: tuple[Any, Any], folder: Path, **op
     [
         ("fork", True, "stubborn"),
         ("fork", False, "program"),
+        ("fork", False, "orphaned program"),
+        ("forkserver", False, "orphaned fork"),
         ("forkserver", False, "stubborn"),
         ("spawn", True, "program"),
     ],

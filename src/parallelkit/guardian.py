@@ -46,24 +46,31 @@ _watched: set[int] = set()
 _guardian: _Guardian | None = None
 
 
-def watch(pid: int) -> None:
+def watch(pid: int, mark: str | None = None) -> None:
     """End process `pid`, with its process group and its descendants, when this process is dead.
 
-    Starts the guardian where there is none, and does not wait until it is up.
+    And who wears `mark`, one of `marking.new`. Starts the guardian where there is none, and does not wait
+    until it is up.
     """
     if pid <= 1:
         raise ValueError(f"no process to watch: {pid}")
     with _lock:
-        _watched.add(pid)
-        _tell(pid)
+        numbers = _numbers(pid, mark)
+        _watched.update(numbers)
+        _tell(numbers)
 
 
-def release(pid: int) -> None:
-    """No longer watch process `pid`. Nothing happens where nobody watches it."""
+def release(pid: int, mark: str | None = None) -> None:
+    """No longer watch process `pid`, nor `mark`. Nothing happens where nobody watches it."""
     with _lock:
         if pid in _watched:
-            _watched.remove(pid)
-            _tell(-pid)
+            numbers = _numbers(pid, mark)
+            _watched.difference_update(numbers)
+            _tell([-number for number in numbers])
+
+
+def _numbers(pid: int, mark: str | None) -> list[int]:
+    return [pid] if mark is None else [pid, _guardian_main.MARK + int(mark, 16)]
 
 
 def pid() -> int | None:
@@ -114,11 +121,11 @@ class _Guardian:
         self.socket.close()
 
 
-def _tell(number: int) -> None:
+def _tell(numbers: Iterable[int]) -> None:
     global _guardian
     with contextlib.suppress(OSError):
         if _guardian is not None:
-            _guardian.tell([number])
+            _guardian.tell(numbers)
             return
     _drop()
     if not _watched or not _can_spawn():

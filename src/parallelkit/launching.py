@@ -76,7 +76,7 @@ class Popen(popen_fork.Popen):
             child = Child(process_obj, self._file.fd, leash, held, self._mark)
             super()._launch(child)  # type: ignore[misc]
             self._pid = resources.identity(self.pid) or Pid(self.pid, -1.0)
-            guardian.watch(self.pid)
+            guardian.watch(self.pid, self._mark)
             with contextlib.suppress(BrokenPipeError):  # it was killed already
                 os.write(held, b"g")
         except BaseException:
@@ -114,7 +114,7 @@ class Popen(popen_fork.Popen):
             self.returncode = UNKNOWN_EXITCODE
 
     def _at_end(self, returncode: int) -> None:
-        guardian.release(self.pid)
+        guardian.release(self.pid, self._mark)
         self.result = self._file.take()
         if returncode == UNKNOWN_EXITCODE and self.result is not None:
             self.returncode = self.result.exitcode
