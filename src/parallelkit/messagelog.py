@@ -302,6 +302,7 @@ class MessageLog:
         return PICKLE_AND_BUFFERS, parts[0], parts[1:]
 
     def _fill(self, file: int, at: int, left: list[memoryview]) -> None:
+        left = [view for view in left if len(view)]
         while left:
             count = os.preadv(self._files[file].descriptor, left[:_IOV_MOST], at)
             if not count:
