@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import array
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -44,7 +45,7 @@ def forked() -> BaseContext:
 
 def test_objects_go_to_a_process_and_back(context: BaseContext) -> None:
     mine, theirs = Pipe()
-    items = [
+    items: list[Any] = [
         1,
         "two",
         None,
@@ -116,10 +117,10 @@ def test_a_part_of_a_buffer_that_is_not_there_is_refused(arguments: tuple[int, .
 def test_bytes_into_a_buffer() -> None:
     mine, theirs = Pipe()
     with mine, theirs:
-        buffer = np.zeros(4, "i4")
-        mine.send_bytes(np.array([1, 2], "i4"))
+        buffer = array.array("i", [0] * 4)
+        mine.send_bytes(array.array("i", [1, 2]))
         assert theirs.recv_bytes_into(buffer, 4) == 8
-        assert buffer.tolist() == [0, 1, 2, 0]
+        assert list(buffer) == [0, 1, 2, 0]
         mine.send_bytes(b"too long for it")
         with pytest.raises(multiprocessing.BufferTooShort) as caught:
             theirs.recv_bytes_into(bytearray(3))
@@ -157,7 +158,8 @@ def test_a_message_longer_than_allowed(size: int) -> None:
 @hypothesis.settings(max_examples=30)
 def test_it_speaks_with_a_connection_of_multiprocessing(items: list[Any]) -> None:
     mine, theirs = Pipe()
-    with mine, theirs, multiprocessing.connection.Connection[Any, Any](os.dup(theirs.fileno())) as other:
+    other: Any = multiprocessing.connection.Connection(os.dup(theirs.fileno()))
+    with mine, theirs, other:
         for item in items:
             mine.send(item)
             assert other.recv() == item
@@ -540,8 +542,8 @@ def test_a_connection_goes_over_a_connection(context: BaseContext) -> None:
 def test_descriptors_go_over_a_connection(forked: BaseContext) -> None:
     mine, theirs = Pipe()
     with mine, theirs, open(os.devnull) as file:
-        reduction.send_handle(mine, file.fileno(), os.getpid())  # type: ignore[arg-type]
-        os.close(reduction.recv_handle(theirs))  # type: ignore[arg-type]
+        reduction.send_handle(mine, file.fileno(), os.getpid())
+        os.close(reduction.recv_handle(theirs))
 
 
 def test_wait_for_all_sorts(forked: BaseContext) -> None:
