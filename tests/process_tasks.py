@@ -211,3 +211,20 @@ def have_pool() -> list[int]:
     assert multiprocessing.current_process().daemon
     with Pool(2) as pool:
         return [*pool_map(tasks.square, [1], max_workers=2), pool.apply(tasks.square, (2,))]
+
+
+def start_slow_one(folder: str) -> None:
+    """Start a program that cleans up when it gets SIGTERM, and takes its time."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    script = "trap 'sleep 0.3; echo > \"cleaned up\"; exit' TERM; echo > ready; while :; do sleep 0.02; done"
+    subprocess.Popen(["sh", "-c", script], cwd=folder).wait()
+
+
+def take_time() -> str:
+    time.sleep(0.2)
+    return "slow"
+
+
+class Slow:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return take_time, ()

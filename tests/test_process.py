@@ -29,6 +29,7 @@ from process_tasks import (
     ByHand,
     Late,
     Noted,
+    Slow,
     ask_from_outside,
     end_with,
     family,
@@ -40,6 +41,7 @@ from process_tasks import (
     outlive_fork_server,
     reader_of,
     stand_in,
+    start_slow_one,
     wait_until_gone,
     who,
 )
@@ -459,6 +461,19 @@ def test_many_threads_start_and_ask() -> None:
     assert sorted(results) == [0.05] * 8 + [9] * 8
 
 
+def test_several_threads_unpickle_a_result_once() -> None:
+    process = ForkProcess(target=Slow)
+    process.start()
+    process.join()
+    results: list[Any] = []
+    threads = [threading.Thread(target=lambda: results.append(process.result())) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == ["slow"] * 6
+
+
 def test_several_threads_wait_for_a_forked_one(pipe: tuple[Any, Any]) -> None:
     process = ForkProcess(target=reader_of, args=(pipe[0],))
     process.start()
@@ -585,6 +600,15 @@ def test_kill_ends_the_whole_tree(make: type[Process[Any]], pipe: tuple[Any, Any
     wait_until_gone(pid)
 
 
+def test_the_grace_is_for_all_of_the_tree(make: type[Process[Any]], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ready")
+    process = make(target=start_slow_one, args=(str(tmp_path),))
+    process.start()
+    (tmp_path / "ready").read_text()
+    process.terminate(grace=LONG)
+    assert (tmp_path / "cleaned up").exists()
+
+
 def test_terminate_without_grace_reaches_the_tree_and_waits_for_nobody(
     make: type[Process[Any]], pipe: tuple[Any, Any]
 ) -> None:
@@ -694,6 +718,25 @@ def test_nothing_outlives_a_killed_parent(
     parent.wait()
     for pid in filter(None, pids):
         wait_until_gone(pid)
+
+
+def test_a_parent_killed_before_the_guardian_knew_leaves_nothing(
+    start_method: str, pipe: tuple[Any, Any], tmp_path: Path
+) -> None:
+    body = "\n    ".join(
+        [
+            "from parallelkit import guardian",
+            "guardian.watch = lambda *process: os.kill(os.getpid(), 9)",
+            "make(target=sleeper, args=(connection,)).start()",
+        ]
+    )
+    parent = run_parent(start_method, body, pipe, tmp_path)
+    pipe[1].close()
+    # The end of the pipe: nobody has it any more, and nobody has written to it.
+    assert pipe[0].poll(LONG)
+    with pytest.raises(EOFError):
+        pipe[0].recv()
+    assert parent.wait() == -signal.SIGKILL
 
 
 def test_a_parent_killed_at_any_moment_leaves_nothing(pipe: tuple[Any, Any], tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class Popen(popen_fork.Popen):
         self._mark = marking.new()
         self._server_died = False
         self._told: list[int] = []
-        self._told_until = 0.0
+        self._told_until: float | None = None
+        self._grace_until = 0.0
         #: The signals that were sent from here.
         self.sent: set[int] = set()
         super().__init__(process_obj)
@@ -118,7 +119,7 @@ class Popen(popen_fork.Popen):
         self.result = self._file.take()
         if returncode == UNKNOWN_EXITCODE and self.result is not None:
             self.returncode = self.result.exitcode
-        if returncode < 0:
+        if returncode < 0 and time.monotonic() >= self._grace_until:
             # It had no chance to see to what it has started.
             self._signal(signal.SIGKILL)
 
@@ -184,12 +185,14 @@ class Popen(popen_fork.Popen):
 
     def end(self, grace: float) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds to what is left; return when all are gone."""
-        deadline = time.monotonic() + grace
+        deadline = self._grace_until = time.monotonic() + grace
         self._end(self._signal(signal.SIGTERM), deadline)
 
     def end_at_exit(self) -> None:
         """What `terminate` has begun is brought to its end, within the time that all have together."""
-        self._end(self._told, self._told_until)
+        if self._told_until is not None:
+            self._grace_until = self._told_until
+            self._end(self._told, self._told_until)
 
     def _end(self, told: list[int], deadline: float) -> None:
         self.wait(max(0.0, deadline - time.monotonic()))

@@ -206,7 +206,8 @@ class Process(StandardProcess, Generic[R_co]):
         """SIGTERM to the process and to all that it has started.
 
         grace: None returns at once, whatever they do about it. A number of seconds waits for so long, sends
-        SIGKILL to what is left, and returns when all of it is gone.
+        SIGKILL to what is left, and returns when all of it is gone. (What a process started by this library
+        is killed as soon as that process is dead, though.)
 
         ClosedError where the process was not started. ValueError for a negative `grace`. TimeoutError
         where a process is there 10 seconds after SIGKILL: another user's, or blocked in the kernel.

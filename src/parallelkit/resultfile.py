@@ -15,6 +15,7 @@ import contextlib
 import os
 import struct
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -43,6 +44,7 @@ class Result:
         self._value: Any = None
         self._error: BaseException | None = None
         self._trace: TracebackType | None = None
+        self._lock = threading.RLock()
 
     @property
     def exitcode(self) -> int:
@@ -64,18 +66,21 @@ class Result:
         return None if error is None else BaseException.with_traceback(error, self._trace)
 
     def _load(self) -> None:
-        if not self._parts:
-            return
-        first, *buffers = self._parts
-        self._parts = ()
-        if self.kind == VALUE:
+        with self._lock:
+            if self._parts:
+                first, *buffers = self._parts
+                self._parts = ()
+                self._unpickle(first, buffers)
+
+    def _unpickle(self, first: memoryview, buffers: Sequence[memoryview]) -> None:
+        if self.kind != VALUE:
+            self._error = tracebacks.loads(bytes(first))
+        else:
             try:
                 self._value = serialization.loads(first, buffers)
             except Exception as error:
                 self.kind = UNSENDABLE
                 self._error = serialization.error("result", None, error)
-        else:
-            self._error = tracebacks.loads(bytes(first))
         self._trace = self._error.__traceback__ if self._error is not None else None
 
 
@@ -84,7 +89,7 @@ class ResultFile:
 
     def __init__(self) -> None:
         self.fd = _new_file()
-        self._close = weakref.finalize(self, os.close, self.fd)
+        self._close = weakref.finalize(self, _close_in, os.getpid(), self.fd)
         self._close.atexit = False
 
     def take(self) -> Result | None:
@@ -165,6 +170,12 @@ def _all(call: Callable[[memoryview, int], int], view: memoryview, offset: int) 
 
 def _aligned(offset: int) -> int:
     return -(-offset // _ALIGNMENT) * _ALIGNMENT
+
+
+def _close_in(owner: int, fd: int) -> None:
+    # A forked child may have closed all descriptors, and have another under that number.
+    if os.getpid() == owner:
+        os.close(fd)
 
 
 def _new_file() -> int:
