@@ -12,14 +12,36 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.context as standard
 from collections.abc import Callable, Iterable
+from multiprocessing import (
+    AuthenticationError,
+    BufferTooShort,
+    ProcessError,
+    RawArray,
+    RawValue,
+    TimeoutError,
+    allow_connection_pickling,
+    cpu_count,
+    current_process,
+    freeze_support,
+    get_all_start_methods,
+    get_logger,
+    get_start_method,
+    log_to_stderr,
+    parent_process,
+    set_executable,
+    set_forkserver_preload,
+    set_start_method,
+)
 from multiprocessing import reduction as reducer
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .process import ForkProcess, ForkServerProcess, SpawnProcess
+from .process import ForkProcess, ForkServerProcess, R_co, SpawnProcess
 from .process import Process as _Process
 
 if TYPE_CHECKING:
+    from multiprocessing import Array, Manager, Value
+
     from . import connection, pool, queues, synchronize
 
 __all__ = [
@@ -63,7 +85,12 @@ class Context(standard.BaseContext):
     It is a `multiprocessing.context.BaseContext`, and can be passed wherever one is asked for.
     """
 
-    Process: ClassVar[type[_Process[Any]]] = _Process
+    if TYPE_CHECKING:
+
+        class Process(_Process[R_co]):
+            """The class of this context's processes: `ForkProcess`, and the like."""
+    else:
+        Process = _Process
 
     def Pool(  # type: ignore[override]
         self,
@@ -157,21 +184,24 @@ class ForkContext(Context):
     """The context whose processes are forked."""
 
     _name = "fork"
-    Process = ForkProcess
+    if not TYPE_CHECKING:
+        Process = ForkProcess
 
 
 class ForkServerContext(Context):
     """The context whose processes are forked by a server process."""
 
     _name = "forkserver"
-    Process = ForkServerProcess
+    if not TYPE_CHECKING:
+        Process = ForkServerProcess
 
 
 class SpawnContext(Context):
     """The context whose processes are fresh interpreters."""
 
     _name = "spawn"
-    Process = SpawnProcess
+    if not TYPE_CHECKING:
+        Process = SpawnProcess
 
 
 _contexts: dict[str, Context] = {
@@ -236,24 +266,7 @@ def active_children() -> list[BaseProcess | _Process[Any]]:
 
 
 _default = DefaultContext()
-set_start_method = _default.set_start_method
-get_start_method = _default.get_start_method
-get_all_start_methods = _default.get_all_start_methods
-Manager = _default.Manager
-Value = _default.Value
-Array = _default.Array
-RawValue = _default.RawValue
-RawArray = _default.RawArray
-cpu_count = _default.cpu_count
-current_process = _default.current_process
-parent_process = _default.parent_process
-freeze_support = _default.freeze_support
-get_logger = _default.get_logger
-log_to_stderr = _default.log_to_stderr
-allow_connection_pickling = _default.allow_connection_pickling
-set_executable = _default.set_executable
-set_forkserver_preload = _default.set_forkserver_preload
-ProcessError = standard.ProcessError
-BufferTooShort = standard.BufferTooShort
-TimeoutError = standard.TimeoutError
-AuthenticationError = standard.AuthenticationError
+if not TYPE_CHECKING:
+    Manager = _default.Manager
+    Value = _default.Value
+    Array = _default.Array

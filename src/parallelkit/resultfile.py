@@ -39,7 +39,7 @@ class Result:
     """What a process has left, as bytes until somebody asks."""
 
     def __init__(self, kind: int, parts: Sequence[memoryview]) -> None:
-        self.kind = kind
+        self.kind: int = kind
         self._parts = parts
         self._value: Any = None
         self._error: BaseException | None = None
@@ -88,7 +88,7 @@ class ResultFile:
     """The parent's end."""
 
     def __init__(self) -> None:
-        self.fd = _new_file()
+        self.fd: int = _new_file()
         self._close = weakref.finalize(self, _close_in, os.getpid(), self.fd)
         self._close.atexit = False
 

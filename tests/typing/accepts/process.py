@@ -2,6 +2,7 @@
 
 from typing import Any, assert_type
 
+from parallelkit.context import Context, SpawnContext, get_context
 from parallelkit.process import ForkProcess, Process, SpawnProcess
 
 
@@ -56,6 +57,11 @@ def run_all(anything: tuple[Any, ...], listed: list[int]) -> None:
     assert_type(SpawnProcess(target=ratio, args=(1, 2)), SpawnProcess[float])
     with Process(target=ratio, args=(1, 2)) as entered:
         assert_type(entered, Process[float])
+    spawn = get_context("spawn")
+    assert_type(spawn, SpawnContext)
+    assert_type(spawn.Process(target=ratio, args=(1, 2)).result(), float)
+    assert_type(get_context(), Context)
+    assert_type(get_context().Process(target=nothing).result(), None)
     wider: Process[object] = Process(target=ratio, args=(1, 2))
     wider.terminate(grace=0.5)
     Process(target=ratio, args=anything)

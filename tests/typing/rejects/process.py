@@ -1,5 +1,6 @@
 """What `Process` is to reject: each line with the comment."""
 
+from parallelkit.context import get_context
 from parallelkit.process import Process
 
 
@@ -22,3 +23,5 @@ def run_all() -> None:
     Process(target=ratio, args=(1,), name=3)  # error
     Process(target=ratio, args=(1,)).result("soon")  # error
     Process(target=ratio, args=(1,)).terminate(grace="short")  # error
+    get_context("spawn").Process(target=ratio, args=("a",))  # error
+    get_context(3)  # error
