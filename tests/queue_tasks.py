@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
 from multiprocessing import resource_sharer
 from typing import Any
+
+import numpy as np
 
 
 def put_all(queue: Any, items: list[Any]) -> None:
@@ -74,6 +77,11 @@ def receive_one(connection: Any) -> None:
 
 def send_and_exit(connection: Any, item: Any) -> None:
     connection.send(item)
+
+
+def send_numbered(connection: Any) -> None:
+    for number in itertools.count():
+        connection.send((number, np.full(1 << 14, number)))
 
 
 def send_over(carrier: Any) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import random
 import signal
 import socket
 import struct
@@ -436,6 +437,27 @@ def test_a_death_is_noticed_although_this_process_has_the_other_end(context: Bas
             mine.send(2)
             assert mine.recv(timeout=LONG) == 2
             mine.send(None)
+
+
+def test_a_sender_killed_at_any_moment_leaves_whole_messages_and_an_end(forked: BaseContext) -> None:
+    chance = random.Random(5)
+    received = 0
+    for _ in range(25):
+        mine, theirs = Pipe()
+        with mine, theirs, running(forked, queue_tasks.send_numbered, theirs) as process:
+            assert mine.recv(timeout=LONG)[0] == 0
+            timer = threading.Timer(chance.uniform(0, 0.004), process.kill)
+            timer.start()
+            expected = 1
+            with pytest.raises(EOFError):
+                while True:
+                    number, array_ = mine.recv(timeout=LONG)
+                    assert number == expected
+                    assert (array_ == number).all()
+                    expected += 1
+            timer.join()
+            received += expected
+    assert received > 25
 
 
 def test_what_was_sent_before_the_death_arrives(forked: BaseContext) -> None:

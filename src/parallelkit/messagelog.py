@@ -41,6 +41,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .encoding import BYTEARRAY, PICKLE, PICKLE_AND_BUFFERS, Message, Part, advance
+from .serialization import LARGE
 from .sharing import Bell, SharedFile, map_shared, memory_file, remaining, wait_readable
 
 if sys.version_info >= (3, 13):
@@ -58,21 +59,28 @@ _APPENDED, _APPENDED_AT, _FIRST, _SHUT, _ITEMS_SET, _GROWN = 0, 1, 3, 5, 6, 7
 _TAKEN, _TAKEN_AT, _ROOM_SET = 16, 17, 19
 #: Records begin behind the words.
 _BEGIN = 256
-#: An appender goes over to the other file from this place on.
-WINDOW = 1 << 22
+#: An appender goes over to the other file from this place on, and this much is kept of both, as writing to
+#: memory that is there already is twice as fast. A queue that saw no large backlog has used less.
+WINDOW = 1 << 24
 
 _DRAINING, _DISCARDED = 1, 2
 
 _HEADER = struct.Struct("<Q")
 _KIND_BITS = 2
+_KIND_MASK = 3
 _pack, _unpack_from = _HEADER.pack, _HEADER.unpack_from
 _IOV_MOST = 1024
+#: A reader that finds nothing lets others run so many times before it sleeps, which costs more.
+_YIELDS = range(10)
 #: An attempt that is not to block still waits so long for a lock, in seconds: it is held for microseconds.
 _PATIENCE = 0.02
 
 
 class MessageLog:
     """Messages in memory that processes share, the oldest first; `maxsize` of them at most, 0 is no limit."""
+
+    #: Whether `_announce` and `_enter` are to be called.
+    _counts_takers = False
 
     def __init__(self, maxsize: int) -> None:
         files = [SharedFile(memory_file("parallelkit-queue", WINDOW)) for _ in range(2)]
@@ -130,6 +138,10 @@ class MessageLog:
         if maxsize and not (block and timeout is None):
             deadline = time.monotonic() + (max(0.0, timeout or 0.0) if block else 0.0)
         tail = self._tail
+        kind, body, buffers = message
+        record = None
+        if not buffers and len(body) < LARGE:
+            record = _pack(len(body) << _KIND_BITS | kind) + body
         while True:
             with tail.threads:
                 try:
@@ -138,7 +150,14 @@ class MessageLog:
                         raise ShutDown
                     count = words[_APPENDED]
                     if not maxsize or count - words[_TAKEN] < maxsize:
-                        self._append(words, count, message)
+                        file, at = self._next_place(words, count)
+                        if record is not None and (end := at + len(record)) <= WINDOW:
+                            self._maps[file][at:end] = record
+                        else:
+                            end = self._write(file, at, _parts(message) if record is None else [record])
+                        count += 1
+                        words[_APPENDED_AT + (count & 1)] = end
+                        words[_APPENDED] = count
                         return
                 finally:
                     tail.leave()
@@ -146,36 +165,25 @@ class MessageLog:
                 raise Full
             self._await_room(deadline)
 
-    def _append(self, words: memoryview, count: int, message: Message) -> None:
-        current = words[_FIRST + 1] > words[_FIRST]
+    def _next_place(self, words: memoryview, count: int) -> tuple[int, int]:
+        """Where message `count` goes: which file, and where in it."""
+        first, second = words[_FIRST], words[_FIRST + 1]
+        file, first = (1, second) if second > first else (0, first)
         if count == words[_TAKEN]:
-            words[_FIRST + current] = count + 1
-            at = _BEGIN
+            words[_FIRST + file] = count + 1
             if not words[_ITEMS_SET]:
                 self.items.set()
                 words[_ITEMS_SET] = 1
-        elif words[_FIRST + current] == count + 1:
+            return file, _BEGIN
+        if first == count + 1:
+            return file, _BEGIN
+        at = words[_APPENDED_AT + (count & 1)]
+        if at >= WINDOW and words[_TAKEN] >= first - 1:
+            file = 1 - file
+            self._trim(file)
+            words[_FIRST + file] = count + 1
             at = _BEGIN
-        else:
-            at = words[_APPENDED_AT + (count & 1)]
-            if at >= WINDOW and words[_TAKEN] >= words[_FIRST + current] - 1:
-                current = not current
-                self._trim(current)
-                words[_FIRST + current] = count + 1
-                at = _BEGIN
-        kind, body, buffers = message
-        if buffers:
-            end = self._write(current, at, _with_table(message))
-        else:
-            header = _pack(len(body) << _KIND_BITS | kind)
-            end = at + 8 + len(body)
-            if end <= WINDOW:
-                self._maps[current][at:end] = header + body
-            else:
-                self._write(current, at, [header, body])
-        count += 1
-        words[_APPENDED_AT + (count & 1)] = end
-        words[_APPENDED] = count
+        return file, at
 
     def _write(self, file: int, at: int, parts: Sequence[Part]) -> int:
         descriptor = self._files[file].descriptor
@@ -238,6 +246,8 @@ class MessageLog:
                 continue
             if shut:
                 raise ShutDown
+            if block and _linger(words):
+                continue
             self.settle(deadline)
             if not block or (deadline is not None and time.monotonic() >= deadline):
                 raise Empty
@@ -247,44 +257,52 @@ class MessageLog:
         count = words[_TAKEN]
         if count == words[_APPENDED] or words[_SHUT] == _DISCARDED:
             return None
+        after = count + 1
         first, second = words[_FIRST], words[_FIRST + 1]
-        file = int(second <= count + 1 and (second > first or first > count + 1))
-        at = _BEGIN if words[_FIRST + file] == count + 1 else words[_TAKEN_AT + (count & 1)]
-        message, end = self._read(file, at)
-        count += 1
-        words[_TAKEN_AT + (count & 1)] = end
-        self._before_commit(count)
+        file = 0
+        if second <= after and (second > first or first > after):
+            file, first = 1, second
+        at = _BEGIN if first == after else words[_TAKEN_AT + (count & 1)]
+        message: Message
+        begin = at + 8
+        if begin <= WINDOW:
+            shared = self._maps[file]
+            (word,) = _unpack_from(shared, at)
+            end = begin + (word >> _KIND_BITS)
+            if end <= WINDOW and not word & _KIND_MASK:
+                message = PICKLE, shared[begin:end], ()
+            else:
+                message = self._read(file, begin, end, word & _KIND_MASK)
+        else:
+            (word,) = _HEADER.unpack(self._pread(file, at, 8))
+            end = begin + (word >> _KIND_BITS)
+            message = self._read(file, begin, end, word & _KIND_MASK)
+        words[_TAKEN_AT + (after & 1)] = end
+        if self._counts_takers:
+            self._announce(after)
         if self._room is not None and not words[_ROOM_SET]:
             self._room.set()
             words[_ROOM_SET] = 1
-        words[_TAKEN] = count
-        self._after_commit(count)
+        words[_TAKEN] = after
+        if self._counts_takers:
+            self._enter(after)
         return message
 
-    def _before_commit(self, count: int) -> None:
-        """Under the head lock, before message `count` counts as taken."""
+    def _announce(self, count: int) -> None:
+        """Under the head lock, before taking number `count` counts."""
 
-    def _after_commit(self, count: int) -> None:
-        """Under the head lock, after message `count` was counted as taken."""
+    def _enter(self, count: int) -> None:
+        """Under the head lock, once taking number `count` counts."""
 
-    def _read(self, file: int, at: int) -> tuple[Message, int]:
-        shared = self._maps[file]
-        if at + 8 <= WINDOW:
-            (word,) = _unpack_from(shared, at)
-        else:
-            (word,) = _HEADER.unpack(self._pread(file, at, 8))
-        at += 8
-        kind = word & ((1 << _KIND_BITS) - 1)
-        end = at + (word >> _KIND_BITS)
-        if kind == PICKLE and end <= WINDOW:
-            return (kind, shared[at:end], ()), end
+    def _read(self, file: int, begin: int, end: int, kind: int) -> Message:
+        """What is not a pickle in mapped memory."""
         if kind == PICKLE_AND_BUFFERS:
-            return self._read_buffers(file, at), end
+            return self._read_buffers(file, begin)
         if kind == BYTEARRAY:
-            body = bytearray(end - at)
-            self._fill(file, at, [memoryview(body)])
-            return (kind, body, ()), end
-        return (kind, self._pread(file, at, end - at), ()), end
+            body = bytearray(end - begin)
+            self._fill(file, begin, [memoryview(body)])
+            return kind, body, ()
+        return kind, self._pread(file, begin, end - begin), ()
 
     def _pread(self, file: int, at: int, size: int) -> bytes:
         data = os.pread(self._files[file].descriptor, size, at)
@@ -352,13 +370,24 @@ class MessageLog:
                 self._room.set()
 
 
-def _with_table(message: Message) -> list[Part]:
+def _parts(message: Message) -> list[Part]:
     kind, body, buffers = message
+    if not buffers:
+        return [_HEADER.pack(len(body) << _KIND_BITS | kind), body]
     parts = [body, *buffers]
     sizes = [memoryview(part).nbytes for part in parts]
     size = 8 + 8 * len(sizes) + sum(sizes)
     header = _HEADER.pack(size << _KIND_BITS | kind)
     return [header + struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes), *parts]
+
+
+def _linger(words: memoryview) -> bool:
+    """Wait for a message for some microseconds."""
+    for _ in _YIELDS:
+        os.sched_yield()
+        if words[_TAKEN] != words[_APPENDED]:
+            return True
+    return False
 
 
 def _inherit(

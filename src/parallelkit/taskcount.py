@@ -35,6 +35,8 @@ _LOOK_SECONDS = 0.1
 class JoinableLog(MessageLog):
     """A message log that knows what was done with what was taken from it."""
 
+    _counts_takers = True
+
     def __init__(self, maxsize: int) -> None:
         super().__init__(maxsize)
         self._attach_counts(SharedFile(memory_file("parallelkit-tasks", _SIZE)), Bell())
@@ -95,8 +97,8 @@ class JoinableLog(MessageLog):
                 counts[_LOST + slot] = max(0, held)
                 counts[_PID + slot] = 0
 
-    def _before_commit(self, count: int) -> None:
-        self._redo(count - 1)
+    def _announce(self, count: int) -> None:
+        self._enter(count - 1)
         counts = self._counts
         if self._slot_of != os.getpid():
             with self._counts_file:
@@ -105,10 +107,7 @@ class JoinableLog(MessageLog):
         counts[_TAKER + parity] = slot
         counts[_COUNT + parity] = counts[_TAKEN + slot] + 1
 
-    def _after_commit(self, count: int) -> None:
-        self._redo(count)
-
-    def _redo(self, count: int) -> None:
+    def _enter(self, count: int) -> None:
         counts, parity = self._counts, count & 1
         slot, after = counts[_TAKER + parity], counts[_COUNT + parity]
         if counts[_TAKEN + slot] < after:
@@ -130,7 +129,7 @@ class JoinableLog(MessageLog):
     def task_done(self) -> None:
         """Count one as done. ValueError where all are."""
         with self._head, self._counts_file:
-            self._redo(self.taken)
+            self._enter(self.taken)
             if sum(self._column(_TAKEN)) + len(self) <= sum(self._column(_DONE)):
                 raise ValueError("task_done() called too many times")
             self._counts[_DONE + self._own_slot()] += 1
@@ -142,7 +141,7 @@ class JoinableLog(MessageLog):
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._head, self._counts_file:
-                self._redo(self.taken)
+                self._enter(self.taken)
                 self._write_off()
                 if not len(self) and not self._held():
                     self._finished.set()  # for the others that wait
