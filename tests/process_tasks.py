@@ -192,6 +192,18 @@ def family(connection: Any, how: str) -> None:
     time.sleep(3600)
 
 
+def multiply(connection: Any) -> None:
+    """Fork all the time, also in the children, each of which lives on when its parent is dead."""
+    for _ in range(200):
+        connection.send(os.getpid())
+        if os.fork() == 0:
+            time.sleep(0.01)
+            if os.fork() == 0:
+                sleeper(connection)
+            os._exit(0)
+    sleeper(connection)
+
+
 def leave_behind(connection: Any) -> str:
     if os.fork() == 0:
         sleeper(connection)

@@ -160,14 +160,17 @@ def undecided() -> Iterator[None]:
 def test_the_default_context_follows_the_start_method() -> None:
     assert context.get_start_method(allow_none=True) is None
     default = multiprocessing.get_all_start_methods()[0]
-    assert context.get_context().Process is CLASSES[default]
+    ours: Any = context.get_context()
+    assert ours.Process is CLASSES[default]
     assert context.get_start_method() == default  # which is decided by that
     with pytest.raises(RuntimeError, match="already been set"):
         context.set_start_method("spawn")
     context.set_start_method("spawn", force=True)
-    assert context.get_context().Process is SpawnProcess
+    ours = context.get_context()
+    assert ours.Process is SpawnProcess
     assert multiprocessing.get_start_method() == "spawn"
-    assert context.DefaultContext().Process is Process
+    ours = context.DefaultContext()
+    assert ours.Process is Process
 
 
 def test_a_manager_ends_with_its_parent() -> None:

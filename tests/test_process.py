@@ -38,6 +38,7 @@ from process_tasks import (
     have_child,
     have_pool,
     leave_behind,
+    multiply,
     outlive_fork_server,
     reader_of,
     stand_in,
@@ -326,6 +327,24 @@ def test_a_result_file_gives_back_what_was_written(value: object) -> None:
     assert result.kind == VALUE
     assert result.value() == value
     assert result.error() is None
+
+
+def test_a_kill_while_the_result_is_written_costs_all_of_it_or_nothing() -> None:
+    chance = random.Random(4)
+    died = 0
+    for _ in range(12):
+        process = ForkProcess(target=bytes, args=(20 << 20,))
+        process.start()
+        assert process.pid is not None
+        time.sleep(chance.random() * 0.03)
+        os.kill(process.pid, signal.SIGKILL)
+        error = process.exception(LONG)
+        if error is None:
+            assert len(process.result()) == 20 << 20
+        else:
+            assert isinstance(error, ProcessDiedError)
+            died += 1
+    assert died
 
 
 def test_what_is_half_written_is_no_result(tmp_path: Path) -> None:
@@ -619,6 +638,19 @@ def test_terminate_without_grace_reaches_the_tree_and_waits_for_nobody(
     assert process.exitcode == -signal.SIGTERM
     process.terminate(grace=0)  # and what is over already is no error
     process.kill()
+
+
+def test_kill_ends_those_that_are_just_being_started(pipe: tuple[Any, Any]) -> None:
+    # The end of the pipe comes when the last of them is gone.
+    process = ForkProcess(target=multiply, args=(pipe[1],))
+    process.start()
+    pipe[1].close()
+    assert [receive(pipe[0]) for _ in range(20)]
+    process.kill()
+    process.join()
+    with pytest.raises(EOFError):
+        while True:
+            receive(pipe[0])
 
 
 @each_family

@@ -43,6 +43,8 @@ UNKNOWN_EXITCODE = 255
 EXIT_GRACE = 1.0
 #: Who survives SIGKILL for so long, in seconds, is blocked in the kernel.
 _KILL_SECONDS = 10.0
+#: Who forks and exits so fast that it cannot be stopped is given up after so long, in seconds.
+_STOP_SECONDS = 2.0
 #: The longest single sleep, in seconds: poll counts milliseconds in a C int.
 _SLEEP_MOST = 1e6
 #: How often to look where nothing else tells of a death, in seconds.
@@ -176,9 +178,13 @@ class Popen(popen_fork.Popen):
     def _kill(self, known: Collection[int]) -> list[int]:
         # Stopped first: who is killed while it forks leaves a child that nobody knows.
         found = dict.fromkeys(known)
+        deadline = time.monotonic() + _STOP_SECONDS
         try:
-            while new := dict.fromkeys(self._signal(signal.SIGSTOP, found)).keys() - found.keys():
-                found.update(dict.fromkeys(new))
+            while time.monotonic() < deadline:
+                stopped = self._signal(signal.SIGSTOP, found)
+                if found.keys() >= set(stopped):
+                    break
+                found.update(dict.fromkeys(stopped))
         finally:
             killed = self._signal(signal.SIGKILL, found)
         return killed
