@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import mmap
 import multiprocessing
+import multiprocessing.process
 import os
 import random
 import signal
@@ -63,7 +64,9 @@ class Soak:
 
     def __init__(self, kind: str, *, threads: int, seed: int) -> None:
         self.kind = kind
-        self.lock = getattr(parallelkit.synchronize, kind)()
+        self.condition = parallelkit.synchronize.Condition()
+        made = parallelkit.synchronize.Lock() if kind == "Lock" else parallelkit.synchronize.RLock()
+        self.lock = self.condition._lock if kind == "Condition" else made
         self.threads = threads
         self.random = random.Random(seed)
         self.numbers = Numbers(_FIRST + 2 * _WORKERS * threads)
@@ -86,6 +89,8 @@ class Soak:
                     break
                 workers[index] = self._start(index)
             self.numbers[_STOP] = 1
+            with self.condition:
+                self.condition.notify_all()
             for worker in workers:
                 worker.join(_PATIENCE)
                 if worker.exitcode != 0:
@@ -127,6 +132,9 @@ class Soak:
     def _loop(self, place: int, seed: float) -> None:
         chance = random.Random(seed)
         while not self.numbers[_STOP]:
+            if self.kind == "Condition":
+                self._wait_or_notify(place, chance)
+                continue
             how = chance.random()
             if how < 0.6:
                 got = self.lock.acquire()
@@ -137,6 +145,16 @@ class Soak:
             if got:
                 self._inside(place, chance)
                 self.lock.release()
+
+    def _wait_or_notify(self, place: int, chance: random.Random) -> None:
+        # Half of the workers only notify, so that nobody waits for ever.
+        with self.condition:
+            self._inside(place, chance)  # before a wait, as that gives the lock to one who is not told
+            if place >= self.threads * _WORKERS // 2:
+                self.condition.notify(chance.choice([1, 1, 100]))
+            elif not self.numbers[_STOP]:
+                self.condition.wait()
+            self._inside(place, chance)
 
     def _inside(self, place: int, chance: random.Random) -> None:
         numbers = self.numbers
@@ -164,7 +182,7 @@ class Soak:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--kind", choices=["Lock", "RLock"], default="Lock")
+    parser.add_argument("--kind", choices=["Lock", "RLock", "Condition"], default="Lock")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

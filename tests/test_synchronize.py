@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.process
 import os
 import pickle
 import random
@@ -27,6 +28,8 @@ from parallelkit.synchronize import (
     RLock,
     Semaphore,
     arena,
+    mutex,
+    sleepers,
 )
 
 #: An answer that does not come is a failure, in seconds.
@@ -323,8 +326,12 @@ def increment(lock: Any, number: Any, times: int) -> None:
             number[0] += 1
 
 
+@pytest.mark.parametrize("has_gil", [True, False])
 @pytest.mark.parametrize("kind", [Lock, RLock])
-def test_threads_of_processes_exclude_each_other(kind: type[Lock] | type[RLock]) -> None:
+def test_threads_of_processes_exclude_each_other(
+    kind: type[Lock] | type[RLock], has_gil: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutex, "_HAS_GIL", has_gil)
     lock = kind()
     number = Numbers(1)
     interval = sys.getswitchinterval()
@@ -612,12 +619,12 @@ def test_an_interrupted_wait_hands_its_notification_on() -> None:
 
 
 def test_too_many_wait() -> None:
-    sleepers = synchronize.sleepers.Sleepers(2)
-    places = [sleepers.enter(), sleepers.enter()]
+    table = sleepers.Sleepers(2)
+    places = [table.enter(), table.enter()]
     with pytest.raises(RuntimeError, match="more than 2 threads and processes wait at once"):
-        sleepers.enter()
-    sleepers.leave(places[0])
-    assert sleepers.enter() == places[0]
+        table.enter()
+    table.leave(places[0])
+    assert table.enter() == places[0]
 
 
 # Events.

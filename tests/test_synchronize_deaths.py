@@ -387,6 +387,41 @@ def test_a_death_while_taking_over(kind: type[AnyLock], step: str, victims: Star
     assert lock.abandoned
 
 
+@pytest.mark.parametrize("path", ["fast", "slow"])
+def test_who_has_the_token_has_a_claim(kind: type[AnyLock], path: str, victims: Start) -> None:
+    """Rule 1: from before the try until after the token is back, and not after a try that failed."""
+    lock = kind()
+    with lock:
+        pass
+    own: Any = lock._semlock
+    seen: list[int] = []
+    token = own.token
+
+    class Token:
+        def __getattr__(self, name: str) -> Any:
+            if name not in ("acquire", "release"):
+                return getattr(token, name)
+
+            def call(*args: Any) -> Any:
+                seen.append(own.words[0])
+                got = getattr(token, name)(*args)
+                seen.append(own.words[0])
+                return got
+
+            return call
+
+    own.token = Token()
+    acquire, release = mutex.fast_path(own, own.acquire) if path == "fast" else (own.acquire, own.release)
+    assert acquire(False)
+    release()
+    assert seen == [mutex.CLAIM] * 4
+    assert own.words[0] == mutex.TRACE
+    victims(hold, lock).hear()
+    assert not acquire(False)
+    assert own.words[0] == mutex.TRACE
+    assert own.state.cell_contents == mutex.FREE
+
+
 def test_a_lock_that_changes_hands_meanwhile_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two passes of rule 3: no claim is seen in either, and the token is 0 after both."""
     lock = Lock()
@@ -413,7 +448,7 @@ def test_a_lock_that_changes_hands_meanwhile_is_not_lost(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Condition"])
 def test_kills_at_random_moments(kind: str, threads: int) -> None:
     report = Soak(kind, threads=threads, seed=3).run(kills=20)
     assert not report.faults
