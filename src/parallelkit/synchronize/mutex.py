@@ -3,10 +3,11 @@
     block:  [ token | hint | flags | a claim for each process that is registered ]
 
 The token is a semaphore: 1 is free, 0 is held. A semaphore does not know who took it, so each process
-has a word of its own beside it. Only that process writes to it (but for rule 5):
+has a word of two bytes beside it, a claim and a trace. Only that process writes to it, but for rules 3 and 5:
 
-    CLAIM     before it tries to take the token
-    TRACE     after it failed, or after it gave the token back
+    claim = 1               before it tries to take the token
+    claim = 0               after it failed
+    claim = 0, trace = 1    in one store, after it gave the token back
 
 Nobody sleeps with a claim. Who fails waits for the hint, a second semaphore, and tries again.
 
@@ -17,9 +18,10 @@ Rules:
    claim and the try in one line without a switch between threads: the interpreter switches at calls'
    ends and jumps back, tracing functions run between lines. Where there is no GIL the fast path is not used.
 3. The token is lost when it is 0 and no live process has a claim. To see that of all processes at one
-   moment, the seeker first wipes the trace byte of every word, then reads the words, then the token. All
-   claims empty, all traces still empty, the token 0: had anybody held the token between the two passes, it
-   would have a claim yet, or have left a trace; had it been free, it would be 1, or its taker as before.
+   moment, the seeker notes which claims are those of dead processes, wipes the trace byte of every word, reads
+   the words, then the token. No claims but the dead ones, no traces, the token 0: it is lost. For had a live
+   process held the token when the wiping was done, it would have its claim yet, or have left a trace; had the
+   token been free then, it would be 1, or its taker as before.
 4. The seeker that finds the token lost keeps it, without putting it back first: so nobody comes between, and
    the next holder is always the one who knows. The state is ADOPTED for as long as it holds it.
 5. The seekers, and who releases a lock for another process, exclude each other by `Arena.exclusive`.
@@ -45,6 +47,7 @@ A robust mutex would besides belong to a thread, where `Lock` may be released by
 from __future__ import annotations
 
 import operator
+import os
 import platform
 import sys
 import threading
@@ -66,8 +69,8 @@ from .arena import (
     forget_in_child,
 )
 
-#: Two bytes: the claim, and the trace that is left when the claim goes.
-CLAIM, TRACE = int.from_bytes(b"\1\1", sys.byteorder), int.from_bytes(b"\0\1", sys.byteorder)
+#: What is in a word: the claim is its first byte, the trace its second.
+CLAIM, TRACE = int.from_bytes(b"\1\0", sys.byteorder), int.from_bytes(b"\0\1", sys.byteorder)
 FREE, TRYING, HELD, NESTED, ADOPTED, UNBOUND = range(6)
 
 _TOKEN, _HINT, _FLAGS, _CLAIMS = 0, SEMAPHORE_BYTES, 2 * SEMAPHORE_BYTES, 3 * SEMAPHORE_BYTES
@@ -84,6 +87,14 @@ _HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 _mutexes: weakref.WeakValueDictionary[tuple[int, int], Mutex] = weakref.WeakValueDictionary()
 _mutexes_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _mutexes_lock
+    _mutexes_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def create(kind: int) -> Mutex:
@@ -115,6 +126,7 @@ class Mutex:
         self.state = CellType(UNBOUND)
         self.index = CellType(0)
         self.words = block.view(_CLAIMS, _BYTES, "H")
+        self.claims = block.view(_CLAIMS, _BYTES)[::2]
         self.traces = block.view(_CLAIMS, _BYTES)[1::2]
         self.flags = block.view(_FLAGS, _CLAIMS)
         self.token: NativeSemaphore = block.semaphore(_TOKEN, kind, 1)
@@ -192,10 +204,10 @@ class Mutex:
                     self.token._after_fork()
                     state.cell_contents, mine = TRYING, True
             if mine:
-                self.words[self.index.cell_contents] = CLAIM
+                self.claims[self.index.cell_contents] = 1
                 got = self.token.acquire(False)
                 if got: state.cell_contents = HELD  # noqa: E701  # fmt: skip
-                else: self.words[self.index.cell_contents] = TRACE; state.cell_contents = FREE  # noqa: E701, E702  # fmt: skip
+                else: self.claims[self.index.cell_contents] = 0; state.cell_contents = FREE  # noqa: E701, E702  # fmt: skip
         except BaseException:
             if mine and state.cell_contents == TRYING:
                 self.give_up()
@@ -206,7 +218,7 @@ class Mutex:
         # Another process has released it for this one, and wiped the claim if it could.
         if self.state.cell_contents not in (HELD, ADOPTED):
             return False
-        if not self.words[self.index.cell_contents] & ~TRACE:
+        if not self.words[self.index.cell_contents] & CLAIM:
             return True
         # Both of one moment, as no other thread runs within `list`: free, and yet not released here.
         return _HAS_GIL and list(map(operator.call, (self.token._is_zero, self.token._count))) == [False, 1]
@@ -241,7 +253,7 @@ class Mutex:
                 for slot in dead:
                     self.words[slot] = 0
                 self._owner, self._depth = threading.get_ident(), 1
-                self.words[self.index.cell_contents] = CLAIM
+                self.claims[self.index.cell_contents] = 1
                 state.cell_contents = ADOPTED
             finally:
                 arena.leave()
@@ -260,7 +272,7 @@ class Mutex:
 
     def _claimants(self) -> list[int]:
         words = self.words[: len(self.block.arena.registered())].tolist()
-        return [slot for slot, word in enumerate(words) if word & ~TRACE]
+        return [slot for slot, word in enumerate(words) if word & CLAIM]
 
     def _dead_claimants(self) -> set[int] | None:
         """The dead processes that have claims; None where a live one has."""
@@ -345,7 +357,7 @@ class Mutex:
                 # With a dead one among them nobody can tell who has the token, and who only tries for it.
                 if dead or not claimants or time.monotonic() > deadline:
                     break
-                if self._second_look() == {claimants[0]: CLAIM & ~TRACE}:
+                if self._second_look() == {claimants[0]: CLAIM}:
                     self.words[claimants[0]] = TRACE
                     break
                 time.sleep(_PAUSE_SECONDS)
@@ -366,9 +378,10 @@ def fast_path(
     if not _HAS_GIL:
         return slow_acquire, mutex.release
     state, index = UNBOUND, 0
-    free, trying, held, claim, trace = FREE, TRYING, HELD, CLAIM, TRACE
-    words, flags, wake, slow_release = mutex.words, mutex.flags, mutex.wake, mutex.release
+    free, trying, held, trace = FREE, TRYING, HELD, TRACE
+    claims, words, flags = mutex.claims, mutex.words, mutex.flags
     take, post = mutex.token.acquire, mutex.token.release
+    wake, slow_release = mutex.wake, mutex.release
 
     # The long lines are those of rule 2.
     def acquire(block: bool = True, timeout: float | None = None) -> bool:
@@ -376,14 +389,14 @@ def fast_path(
         if state:
             return slow_acquire(block, timeout)
         try:
-            state = trying; words[index] = claim; got = take(False)  # noqa: E702  # fmt: skip
+            state = trying; claims[index] = 1; got = take(False)  # noqa: E702  # fmt: skip
         except BaseException:
             mutex.give_up()
             raise
         if got:
             state = held
             return True
-        words[index] = trace; state = free  # noqa: E702  # fmt: skip
+        claims[index] = 0; state = free  # noqa: E702  # fmt: skip
         return slow_acquire(block, timeout)
 
     def release() -> None:
