@@ -14,8 +14,14 @@ import soak_queues
 
 from parallelkit.messagelog import MessageLog
 from parallelkit.queues import JoinableQueue, Queue, SimpleQueue
+from parallelkit.sharing import wait_readable
 
 LONG = 20.0
+KINDS: dict[str, Callable[[], Any]] = {
+    "Queue": lambda: Queue(2),
+    "JoinableQueue": lambda: JoinableQueue(2),
+    "SimpleQueue": SimpleQueue,
+}
 
 
 def test_random_kills() -> None:
@@ -60,6 +66,7 @@ def test_a_writer_killed_before_any_line_of_put(maxsize: int, size: int) -> None
         there = queue.qsize()
         assert there == (not queue.empty())
         if there:
+            assert wait_readable(queue.fileno(), 0), "who waits is not woken"
             assert queue.get(timeout=LONG) == b"a" * size
         queue.put(b"next", timeout=LONG)
         assert queue.get(timeout=LONG) == b"next"
@@ -73,21 +80,23 @@ def test_a_writer_killed_before_any_line_of_put(maxsize: int, size: int) -> None
 
 
 @pytest.mark.parametrize("size", [10, 50_000])
-@pytest.mark.parametrize("kind", [Queue, JoinableQueue, SimpleQueue])
-def test_a_reader_killed_before_any_line_of_get(kind: Any, size: int) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_killed_before_any_line_of_get(kind: str, size: int) -> None:
     died = 0
     for line in range(1, 200):
-        queue: Any = kind()
+        queue: Any = KINDS[kind]()
         queue.put(b"a" * size)
         queue.put(b"b" * size)
         code = _child(queue.get, line, LOG_FILE)
+        if queue._log._room is not None and queue._log.maxsize > len(queue._log):
+            assert wait_readable(queue._log._room.fileno(), 0), "who waits is not woken"
         taken = [queue.get(timeout=LONG)]
         if not queue.empty():
             taken.append(queue.get(timeout=LONG))
         assert taken in ([b"a" * size, b"b" * size], [b"b" * size])
         queue.put(b"next")
         assert queue.get(timeout=LONG) == b"next"
-        if kind is JoinableQueue:
+        if kind == "JoinableQueue":
             for _ in range(1 + len(taken)):
                 queue.task_done()
             assert queue.join(LONG), "join waits for the dead"

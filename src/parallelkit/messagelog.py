@@ -79,7 +79,7 @@ _PATIENCE = 0.02
 class MessageLog:
     """Messages in memory that processes share, the oldest first; `maxsize` of them at most, 0 is no limit."""
 
-    #: Whether `_announce` and `_enter` are to be called.
+    #: Whether `_note_taking` is to be called.
     _counts_takers = False
 
     def __init__(self, maxsize: int) -> None:
@@ -113,11 +113,6 @@ class MessageLog:
     def __len__(self) -> int:
         taken = self._words[_TAKEN]
         return max(0, self._words[_APPENDED] - taken)
-
-    @property
-    def taken(self) -> int:
-        """How many messages were ever taken."""
-        return self._words[_TAKEN]
 
     @property
     def is_shut(self) -> bool:
@@ -278,21 +273,16 @@ class MessageLog:
             end = begin + (word >> _KIND_BITS)
             message = self._read(file, begin, end, word & _KIND_MASK)
         words[_TAKEN_AT + (after & 1)] = end
-        if self._counts_takers:
-            self._announce(after)
         if self._room is not None and not words[_ROOM_SET]:
             self._room.set()
             words[_ROOM_SET] = 1
         words[_TAKEN] = after
         if self._counts_takers:
-            self._enter(after)
+            self._note_taking()
         return message
 
-    def _announce(self, count: int) -> None:
-        """Under the head lock, before taking number `count` counts."""
-
-    def _enter(self, count: int) -> None:
-        """Under the head lock, once taking number `count` counts."""
+    def _note_taking(self) -> None:
+        """Under the head lock, once a message was taken."""
 
     def _read(self, file: int, begin: int, end: int, kind: int) -> Message:
         """What is not a pickle in mapped memory."""

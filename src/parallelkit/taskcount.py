@@ -5,11 +5,11 @@ slot of a dead one counts on from where that stood.
 
 ::
 
-    words    slots in use │ somebody waits │ the last two takings: slot, its count after it
+    words    slots in use │ somebody waits
     slots    process id, its start time, taken, done, lost, each a column
 
-A taking and its entry here are two stores, so the entry is announced before (a redo log of one entry, by the
-parity of the count of takings): who comes next under the head lock enters it where the taker died in between.
+A taking counts first in the log and then here. An item whose taker dies in between is in neither: it is lost
+with its taker, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .sharing import Bell, SharedFile, map_shared, memory_file, remaining, wait_
 
 __all__ = ["JoinableLog"]
 
-_USED, _WAITING, _TAKER, _COUNT = 0, 1, 2, 4
+_USED, _WAITING = 0, 1
 _SLOTS = 4096
 _PID, _START, _TAKEN, _DONE, _LOST = (8 + column * _SLOTS for column in range(5))
 _SIZE = 8 * (8 + 5 * _SLOTS)
@@ -97,21 +97,11 @@ class JoinableLog(MessageLog):
                 counts[_LOST + slot] = max(0, held)
                 counts[_PID + slot] = 0
 
-    def _announce(self, count: int) -> None:
-        self._enter(count - 1)
-        counts = self._counts
+    def _note_taking(self) -> None:
         if self._slot_of != os.getpid():
             with self._counts_file:
                 self._own_slot()
-        slot, parity = self._slot, count & 1
-        counts[_TAKER + parity] = slot
-        counts[_COUNT + parity] = counts[_TAKEN + slot] + 1
-
-    def _enter(self, count: int) -> None:
-        counts, parity = self._counts, count & 1
-        slot, after = counts[_TAKER + parity], counts[_COUNT + parity]
-        if counts[_TAKEN + slot] < after:
-            counts[_TAKEN + slot] = after
+        self._counts[_TAKEN + self._slot] += 1
 
     # What is left to do
 
@@ -129,7 +119,6 @@ class JoinableLog(MessageLog):
     def task_done(self) -> None:
         """Count one as done. ValueError where all are."""
         with self._head, self._counts_file:
-            self._enter(self.taken)
             if sum(self._column(_TAKEN)) + len(self) <= sum(self._column(_DONE)):
                 raise ValueError("task_done() called too many times")
             self._counts[_DONE + self._own_slot()] += 1
@@ -141,7 +130,6 @@ class JoinableLog(MessageLog):
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._head, self._counts_file:
-                self._enter(self.taken)
                 self._write_off()
                 if not len(self) and not self._held():
                     self._finished.set()  # for the others that wait
