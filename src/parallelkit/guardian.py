@@ -4,7 +4,8 @@ A worker notices the death of its parent itself, but not while a task holds the 
 left children of its own. So each process that has workers (the owner) starts one guardian, at its first
 `watch`, and keeps it until its end:
 
-    owner --- socket: +pid, -pid ---> guardian --- SIGKILL to the trees of all watched pids
+    owner --- socket: +pid, -pid ---> guardian --- SIGKILL to the trees of all watched pids,
+                      and marks                    and to who wears a mark (see `marking`)
           --- pidfd: owner is dead -->            once the owner is dead
 
 1. The guardian learns of the owner's death by a pidfd, within milliseconds; where there is none, by the

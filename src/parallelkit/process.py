@@ -184,7 +184,9 @@ class Process(StandardProcess, Generic[R_co]):
 
     def run(self) -> R_co:
         """What the process does: calls the target. Can be overridden; what it returns is the result."""
-        value: R_co = self._target(*self._args, **self._kwargs) if self._target else None  # type: ignore[assignment]
+        if not self._target:
+            return None  # type: ignore[return-value]
+        value: R_co = self._target(*self._args, **self._kwargs)
         return value
 
     @staticmethod
