@@ -11,18 +11,19 @@ import json
 import multiprocessing
 import sys
 import time
+import traceback
 import unittest
 from typing import Any, TextIO
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[2])
 
-from . import cases, substitution
+from . import cases, expectations, substitution
 
 #: A test that takes longer, in seconds, is ended together with this process, after a dump of its stacks.
 TEST_LIMIT = 40.0
-#: This test writes a module that says `import multiprocessing`, and imports it.
-_IMPORTS = "test_no_import_lock_contention"
+#: These import from multiprocessing while they run.
+_IMPORTING = ("TestWait.", "_TestQueue.test_no_import_lock_contention")
 
 
 class Report(unittest.TestResult):
@@ -32,6 +33,7 @@ class Report(unittest.TestResult):
         super().__init__()
         self._file = file
         self._names = names
+        self._listed = expectations.listed(multiprocessing.get_start_method())
         self._outcome: tuple[str, str] = ("passed", "")
         self._began = 0.0
 
@@ -42,7 +44,9 @@ class Report(unittest.TestResult):
         return f"{self._names[type(test)]}.{test._testMethodName}"
 
     def startTest(self, test: unittest.TestCase) -> None:
-        faulthandler.dump_traceback_later(TEST_LIMIT, exit=True)
+        listed = self._listed.get(self.name(test))
+        limit = listed.limit if listed is not None and listed.limit is not None else TEST_LIMIT
+        faulthandler.dump_traceback_later(limit, exit=True)
         self._outcome = ("passed", "")
         self._began = time.monotonic()
         self._write(test=self.name(test), outcome="started")
@@ -69,7 +73,7 @@ class Report(unittest.TestResult):
             self._failed(test, err)
 
     def _failed(self, test: Any, err: Any) -> None:
-        detail = self._exc_info_to_string(err, test)
+        detail = "".join(traceback.format_exception(*err))
         if isinstance(test, unittest.TestCase):
             self._outcome = ("failed", detail)
         else:  # setUpClass and the like: its tests do not run, which the harness sees
@@ -83,13 +87,15 @@ def _tests(words: list[str]) -> tuple[list[unittest.TestCase], dict[type, str]]:
     for word in words:
         name, _, method = word.partition(".")
         kind = cases.test_class(name)
+        if kind is None:
+            continue
         names[kind] = name
         tests += [kind(m) for m in ([method] if method else loader.getTestCaseNames(kind))]
     return tests, names
 
 
 class _Importing(unittest.TestSuite):
-    """A suite in which the one test that imports multiprocessing itself finds the replacement."""
+    """A suite of a test that imports from multiprocessing while it runs, which finds the replacement."""
 
     def __init__(self, test: unittest.TestCase) -> None:
         super().__init__([test])
@@ -108,12 +114,12 @@ def main(results: str, words: list[str]) -> None:
             name
             for name in dir(cases.source.ProcessesMixin)
             if str(getattr(getattr(cases.source.ProcessesMixin, name), "__module__", "")).startswith(
-                "parallelkit"
+                ("parallelkit", "conformance")
             )
         )
         report._write(planned=[report.name(test) for test in tests], replaced=replaced)
         suite = unittest.TestSuite(
-            _Importing(test) if test._testMethodName == _IMPORTS else test for test in tests
+            _Importing(test) if report.name(test).startswith(_IMPORTING) else test for test in tests
         )
         suite.run(report)
         report._write(finished=True)

@@ -12,8 +12,10 @@ from typing import Any
 
 import parallelkit
 
+from . import translation
+
 #: Modules of multiprocessing whose classes are public under the module's name, too.
-_SUBMODULES = ("connection", "pool", "process", "queues", "synchronize")
+_SUBMODULES = ("connection", "context", "pool", "process", "queues", "synchronize")
 #: What CPython's tests import of multiprocessing. It is loaded before anything is replaced: none of
 #: multiprocessing's own modules is to see this library.
 _REAL = (
@@ -62,7 +64,10 @@ def overlays(*, baseline: bool = False) -> dict[str, ModuleType]:
     if baseline:
         return {"multiprocessing": multiprocessing}
     found: dict[str, ModuleType] = {}
-    top = _own(parallelkit, list(multiprocessing.__all__))
+    top = {
+        name: getattr(parallelkit, name) for name in multiprocessing.__all__ if name in parallelkit.__all__
+    }
+    top["Condition"] = translation.Condition
     for name in _SUBMODULES:
         real = importlib.import_module(f"multiprocessing.{name}")
         try:
