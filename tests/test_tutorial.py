@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
-import pty
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,9 +21,11 @@ ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "examples" / "tutorial"
 #: What a program may take longer than it sleeps, in seconds, on a slow machine that does other things, too.
 SLACK = 8.0
+#: Seconds for one program, all of them running at once.
+LIMIT = 45.0
 MAIN = 'if __name__ == "__main__":\n'
 #: Programs that do not sleep long are run with the other start methods, too.
-SHORT = ("process_run", "lock_print", "queue_write_read", "pool_map_urls")
+SHORT = ("process_run", "lock_print", "queue_write_read", "pool_map_urls", "beyond")
 SCRIPTS = sorted(path.stem for path in TUTORIAL.glob("*.py") if path.stem not in ("workers", "timings"))
 RUNS = [(name, None) for name in SCRIPTS] + [(name, m) for name in SHORT for m in ("spawn", "forkserver")]
 
@@ -49,51 +49,35 @@ Runs: TypeAlias = "dict[tuple[str, str | None], Run]"
 
 
 def _run(name: str, method: str | None) -> Run:
-    """Run a program in a fresh folder, on a terminal, so that each line is written when it is printed."""
+    """Run a program in a fresh folder."""
     with tempfile.TemporaryDirectory(prefix="tutorial-") as folder:
         script = TUTORIAL / f"{name}.py"
-        source = script.read_text("utf-8")
         if method is not None:
-            assert MAIN in source
             choice = f"    import parallelkit\n    parallelkit.set_start_method({method!r})\n"
             for path in TUTORIAL.glob("*.py"):
                 text = path.read_text("utf-8").replace(MAIN, MAIN + choice)
                 Path(folder, path.name).write_text(text, "utf-8")
             script = Path(folder, script.name)
-        ours, theirs = pty.openpty()
-        settings = termios.tcgetattr(theirs)
-        settings[1] &= ~termios.OPOST  # or each newline became two characters
-        termios.tcsetattr(theirs, termios.TCSANOW, settings)
-        with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
-                [sys.executable, script],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=errors,
-                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-            )
-            os.close(theirs)
-            output = _read(ours)
-            os.close(ours)
-            exitcode = process.wait(timeout=50)
-            errors.seek(0)
-            return Run(exitcode, output.decode().splitlines(), errors.read().decode())
-
-
-def _read(terminal: int) -> bytes:
-    """All that is written to a terminal until nobody has it open any more."""
-    parts: list[bytes] = []
-    while True:
+            assert choice in script.read_text("utf-8")
+        # As on a terminal, a line is written when it is printed, by each process and at one stroke.
+        Path(folder, "sitecustomize.py").write_text("import sys; sys.stdout.reconfigure(line_buffering=True)")
+        process = subprocess.Popen(
+            [sys.executable, script],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": folder, "PYTHONUNBUFFERED": ""},
+            start_new_session=True,
+        )
         try:
-            part = os.read(terminal, 65536)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            part = b""
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
+            output, errors = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, errors = process.communicate()
+            errors += f"\n{name} {method}: not over after {LIMIT:g} s"
+        return Run(process.returncode, output.splitlines(), errors)
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +208,29 @@ def test_fetching_pages(runs: Runs, method: str | None) -> None:
     assert sorted(url.rpartition("/")[2] for url in scraped) == ["", "baidu", "csdn", "meituan"]
     assert len(run.lines) == 9
     assert (run.exitcode, run.errors) == (0, "")
+
+
+def test_what_is_beyond_the_tutorial(runs: Runs, method: str | None) -> None:
+    run = runs["beyond", method]
+    assert run.lines == [
+        "one quarter: 0.25",
+        "one by nothing: ZeroDivisionError('division by zero')",
+        "the child ended with -15",
+        "is the grandchild alive: False",
+        "abandoned: True",
+        "got 0",
+        "got 1",
+        "got 2",
+        "the item cannot be sent between processes: TypeError: cannot pickle '_thread.lock' object. "
+        "Send what it can be made from, and make it in the worker",
+        "nothing came",
+        "late",
+        "slept: None",
+        "the call ran longer than its task_timeout of 0.5 s and was ended",
+        "slept: None",
+    ]
+    assert run.exitcode == 0
+    assert run.errors.count("Traceback") == 1  # a process prints what it ends in, as with multiprocessing
 
 
 def test_the_order_that_each_process_keeps(runs: Runs) -> None:
