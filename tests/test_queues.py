@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import fcntl
 import functools
+import math
 import multiprocessing
 import os
 import pickle
 import queue as standard_queues
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -563,19 +566,12 @@ TestLog.settings = settings(max_examples=40, stateful_step_count=50, deadline=No
 
 
 def test_without_proc_eventfd_and_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    opener = os.open
-
-    def refuse(path: str, *args: Any) -> int:
-        if path.startswith("/proc"):
-            raise FileNotFoundError(path)
-        return opener(path, *args)
-
     monkeypatch.delattr(os, "memfd_create")
     monkeypatch.delattr(os, "eventfd")
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
     queue = Queue[int](maxsize=3)
     log: Any = queue._log
-    assert log._tail.take.func is not fcntl.flock
+    assert not log._tail._reopens
     context = multiprocessing.get_context("fork")
     with running(context, queue_tasks.put_all, queue, list(range(100))):
         assert [queue.get(timeout=LONG) for _ in range(100)] == list(range(100))
@@ -593,6 +589,35 @@ def test_a_false_deadlock_of_record_locks_is_sat_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fcntl, "lockf", lockf)
     sharing._take_record_lock(0)
     assert next(calls, "all used") == "all used"
+
+
+def test_a_child_that_cannot_open_the_lock_says_so() -> None:
+    queue = Queue[int]()
+    pid = os.fork()
+    if not pid:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        grandchild = os.fork()
+        if not grandchild:
+            try:
+                queue.put(1)
+            except OSError as error:
+                os._exit(error.errno or 0)
+            os._exit(0)
+        _, status = os.waitpid(grandchild, 0)
+        os._exit(os.waitstatus_to_exitcode(status))
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == errno.EMFILE
+    assert queue.empty()
+
+
+def test_a_timeout_may_be_for_ever() -> None:
+    queue = Queue[int](1)
+    queue.put(1, timeout=math.inf)
+    threading.Timer(0.1, queue.get).start()
+    queue.put(2, timeout=math.inf)
+    assert queue.get(timeout=math.inf) == 2
+    threading.Timer(0.1, queue.put, [3]).start()
+    assert queue.get(timeout=math.inf) == 3
 
 
 def test_a_fork_while_another_thread_holds_the_locks() -> None:

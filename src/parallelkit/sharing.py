@@ -25,11 +25,21 @@ from multiprocessing import reduction
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Bell", "Inherited", "SharedFile", "map_shared", "memory_file", "remaining", "wait_readable"]
+__all__ = [
+    "Bell",
+    "Inherited",
+    "SharedFile",
+    "map_shared",
+    "memory_file",
+    "milliseconds",
+    "remaining",
+    "wait_readable",
+]
 
 #: Between two attempts at a lock that somebody holds, at first and at most, in seconds.
 _FIRST_PAUSE = 0.00005
 _LAST_PAUSE = 0.002
+_LONGEST = 1e6
 
 
 def memory_file(name: str, size: int) -> int:
@@ -56,10 +66,15 @@ def remaining(deadline: float | None) -> float | None:
 
 
 def wait_readable(descriptor: int, timeout: float | None) -> bool:
-    """Wait until a descriptor is readable, `timeout` seconds at most."""
+    """Wait until a descriptor is readable, `timeout` seconds at most, and some days at most."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else timeout * 1000))
+    return bool(poll.poll(milliseconds(timeout)))
+
+
+def milliseconds(timeout: float | None) -> float | None:
+    """What `poll` is to be given for a timeout in seconds; days at most, as it takes no more."""
+    return None if timeout is None else 1000 * min(timeout, _LONGEST)
 
 
 class Inherited:
@@ -92,35 +107,39 @@ class SharedFile:
     shares, so each process opens the file for itself. Where that cannot be (no /proc), it is a record lock.
     """
 
-    __slots__ = ("__weakref__", "descriptor", "leave", "take", "threads")
+    __slots__ = ("__weakref__", "_reopens", "descriptor", "leave", "take", "threads")
 
     take: Callable[[], object]
     leave: Callable[[], object]
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, _reopens: bool | None = None) -> None:
         """Take over `descriptor`, and close it."""
-        self._open(descriptor)
+        self._reopens = os.path.isdir("/proc/self/fd") if _reopens is None else _reopens
+        self.descriptor = descriptor
+        self._open()
         _shared_files.add(self)
 
-    def _open(self, descriptor: int) -> None:
+    def _open(self) -> None:
         self.threads = threading.Lock()
-        try:
-            self.descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            self.descriptor = descriptor
-            self.take = functools.partial(_take_record_lock, descriptor)
-            self.leave = functools.partial(fcntl.lockf, descriptor, fcntl.LOCK_UN)
+        if self._reopens:
+            own = os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+            os.close(self.descriptor)
+            self.descriptor = own
+            self.take = functools.partial(fcntl.flock, own, fcntl.LOCK_EX)
+            self.leave = functools.partial(fcntl.flock, own, fcntl.LOCK_UN)
         else:
-            os.close(descriptor)
-            self.take = functools.partial(fcntl.flock, self.descriptor, fcntl.LOCK_EX)
-            self.leave = functools.partial(fcntl.flock, self.descriptor, fcntl.LOCK_UN)
+            self.take = functools.partial(_take_record_lock, self.descriptor)
+            self.leave = functools.partial(fcntl.lockf, self.descriptor, fcntl.LOCK_UN)
 
     def renew(self) -> None:
         """In a forked child: the lock of the parent is not the child's."""
-        self._open(self.descriptor)
+        try:
+            self._open()
+        except OSError as error:  # too many open files: better no lock than one that does not lock
+            self.take = functools.partial(_fail, error)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _shared_file, (Inherited(self.descriptor),)
+        return _shared_file, (Inherited(self.descriptor), self._reopens)
 
     def __del__(self, _close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "descriptor"):
@@ -152,7 +171,7 @@ class SharedFile:
         if deadline is None:
             self.__enter__()
             return True
-        if not self.threads.acquire(timeout=remaining(deadline) or 0):
+        if not self.threads.acquire(timeout=min(remaining(deadline) or 0, threading.TIMEOUT_MAX)):
             return False
         pause = _FIRST_PAUSE
         taken = False
@@ -169,7 +188,7 @@ class SharedFile:
                 self.release()
 
     def _try_take(self) -> bool:
-        lock = fcntl.flock if self.take.func is fcntl.flock else fcntl.lockf  # type: ignore[attr-defined]
+        lock = fcntl.flock if self._reopens else fcntl.lockf
         try:
             lock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -189,8 +208,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_all)
 
 
-def _shared_file(inherited: Inherited) -> SharedFile:
-    return SharedFile(inherited.detach())
+def _shared_file(inherited: Inherited, reopens: bool) -> SharedFile:
+    return SharedFile(inherited.detach(), reopens)
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def _take_record_lock(descriptor: int) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from . import peers
 from .encoding import BYTES, PICKLE, Message, Part, advance
-from .sharing import remaining
+from .sharing import milliseconds, remaining
 
 __all__ = ["MessageStream", "TooLong"]
 
@@ -219,7 +219,7 @@ class MessageStream:
                 for descriptor in watch.descriptors:
                     poll.register(descriptor, select.POLLIN)
                 timeout = watch.at_most(left)
-                ready = poll.poll(None if timeout is None else 1000 * timeout)
+                ready = poll.poll(milliseconds(timeout))
                 if any(descriptor == handle for descriptor, _ in ready):
                     return True
                 for descriptor in watch.descriptors:
