@@ -441,14 +441,20 @@ def test_who_has_the_token_has_a_claim(kind: type[AnyLock], path: str, victims: 
     assert own.state.cell_contents == mutex.FREE
 
 
+def register_parent(own: Mutex) -> None:
+    """Give the second slot to a process that lives."""
+    parent = os.getppid()
+    pair = struct.pack("dd", parent, resources.start_time(parent) or 0.0)
+    own.block.arena._registry[2:4] = memoryview(pair).cast("d")
+
+
 def test_a_lock_that_changes_hands_meanwhile_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two passes of rule 3: no claim is seen in either, and the token is 0 after both."""
     lock = Lock()
     with lock:
         pass
     own, pauses = lock._semlock, list[float]()
-    other, started = os.getppid(), resources.start_time(os.getppid())
-    own.block.arena._registry[2:4] = memoryview(struct.pack("dd", other, started or 0.0)).cast("d")
+    register_parent(own)
     assert own._raw.acquire(False)
 
     def pause(seconds: float) -> None:
@@ -464,6 +470,37 @@ def test_a_lock_that_changes_hands_meanwhile_is_not_lost(monkeypatch: pytest.Mon
     assert not lock.abandoned
     assert own._adopt()
     assert lock.abandoned
+
+
+def test_a_lock_that_is_taken_meanwhile_is_not_lost() -> None:
+    """Held when the seeker begins, free when it wipes the traces, held again when it looks at the token."""
+    lock = Lock()
+    with lock:
+        pass
+    own: Any = lock._semlock
+    register_parent(own)
+    assert own._raw.acquire(False)
+    token = own.token
+
+    class Token:
+        looks = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(token, name)
+
+        def _is_zero(self) -> bool:
+            self.looks += 1
+            if self.looks == 1:
+                own._raw.release()
+                return True
+            own.claims[1] = 1
+            own._raw.acquire(False)
+            return bool(token._is_zero())
+
+    own.token = Token()
+    assert not own._adopt()
+    assert own.token.looks > 1
+    assert not lock.abandoned
 
 
 @pytest.mark.parametrize("threads", [1, 2])

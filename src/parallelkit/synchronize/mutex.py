@@ -18,16 +18,17 @@ Rules:
    claim and the try in one line without a switch between threads: the interpreter switches at calls'
    ends and jumps back, tracing functions run between lines. Where there is no GIL the fast path is not used.
 3. The token is lost when it is 0 and no live process has a claim. To see that of all processes at one
-   moment, the seeker notes which claims are those of dead processes, wipes the trace byte of every word, reads
-   the words, then the token. No claims but the dead ones, no traces, the token 0: it is lost. For had a live
-   process held the token when the wiping was done, it would have its claim yet, or have left a trace; had the
-   token been free then, it would be 1, or its taker as before.
+   moment, the seeker notes which claims are those of dead processes, wipes the trace of every word, reads the
+   token, and then the words. The token 0, no claims but the dead ones, no traces: it is lost. For had a live
+   process held it when the token was read, it had its claim then, and would have it yet or have left a trace.
+   The other way round, words and then token, a process could come in between and be robbed.
 4. The seeker that finds the token lost keeps it, without putting it back first: so nobody comes between, and
    the next holder is always the one who knows. The state is ADOPTED for as long as it holds it.
 5. The seekers, and who releases a lock for another process, exclude each other by `Arena.exclusive`.
 
-A processor that is free to delay the store of a claim behind the try (ARM) is given a pause between the two
-passes, in which its buffer drains; x86 does not delay it.
+The steps of rule 3 have to be steps to other processors too: `time.sleep` between them is a full barrier, as
+it drops the GIL. A processor that is free to delay the store of a claim behind the try (ARM, not x86) is
+given a pause, in which its buffer drains.
 
 Measured (Python 3.11, 2 cores, ns for acquire and release as a pair, and for `with lock: pass`):
 
@@ -81,7 +82,7 @@ _FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.004, 0.05
 _LOOK_AGAIN_SECONDS = 0.01
 #: For how long, at the most, the one with the token is sought among those who try for it.
 _WIPE_SECONDS = 0.5
-#: The pause between the two passes of rule 3.
+#: The pause of rule 3.
 _PAUSE_SECONDS = 0.0 if platform.machine().lower() in ("x86_64", "amd64", "i686", "i386") else 0.001
 _HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -268,7 +269,8 @@ class Mutex:
 
     def _is_lost(self, dead: set[int]) -> bool:
         # More than once, as another that just tries makes it fail.
-        return any(self._second_look().keys() <= dead and self.token._is_zero() for _ in range(5))
+        looks = (self._second_look() for _ in range(5))
+        return any(words is not None and words.keys() <= dead for words in looks)
 
     def _claimants(self) -> list[int]:
         words = self.words[: len(self.block.arena.registered())].tolist()
@@ -283,11 +285,14 @@ class Mutex:
             found.add(slot)
         return found
 
-    def _second_look(self) -> dict[int, int]:
-        """Wipe the traces, and see what has a claim or a trace then."""
+    def _second_look(self) -> dict[int, int] | None:
+        """Wipe the traces, and see what has a claim or a trace then; None where the token is not taken."""
         count = len(self.block.arena.registered())
         for slot in range(count):
             self.traces[slot] = 0
+        time.sleep(0)
+        if not self.token._is_zero():
+            return None
         time.sleep(_PAUSE_SECONDS)
         return {slot: word for slot, word in enumerate(self.words[:count].tolist()) if word}
 
