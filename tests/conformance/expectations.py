@@ -20,11 +20,12 @@ CPython's own tests of multiprocessing are run against parallelkit's classes: fr
 replaced, and with each start method. The test suite does it on each run; `make conformance` does it and
 writes this page.
 
-The classes are {classes}. Of those that CPython runs with processes,
-managers and threads, the tests for processes are run.
+The classes are {classes}.
 
-Two things are translated: a program that a test runs in an interpreter of its own imports `parallelkit`, and
-where a test looks at the private semaphores of a `Condition`, it finds the counts that ours has.
+Of those that CPython runs with processes, managers and threads, the tests for processes are run. Three things
+are arranged: a program that a test runs in an interpreter of its own imports `parallelkit`; where a test
+looks at the private semaphores of a `Condition`, it finds the counts that ours has; and there is no
+cloudpickle, so that what multiprocessing cannot pickle cannot be pickled here.
 
 | Python | start method | pass | do not pass | skipped by CPython | pass of what ran |
 | --- | --- | ---: | ---: | ---: | ---: |
@@ -33,7 +34,8 @@ where a test looks at the private semaphores of a `Condition`, it finds the coun
 ## What does not pass
 
 {differs}
-A test that is listed here and passes fails our suite, and so does one that is not listed and fails.
+A test that is not listed here and fails, fails our suite, and so does one that is listed and passes, but for
+those that pass now and then. These are counted above among those that do not pass.
 """
 _KINDS = {"improvement": "A deliberate improvement", "private": "Private to CPython's implementation"}
 
@@ -89,7 +91,7 @@ def page(classes: tuple[str, ...]) -> str:
         entries = [d for d in differences() if d.kind == kind]
         if entries:
             parts.append(f"### {title}\n\n" + "".join(map(_item, entries)))
-    names = [f"`{name}`" for name in classes]
+    names = [f"`{name}`" for name in sorted(classes, key=lambda name: name.lstrip("_"))]
     return _HEAD.format(
         classes=_wrapped(f"{', '.join(names[:-1])} and {names[-1]}", len("The classes are ")).lstrip(),
         figures="\n".join(rows),
