@@ -12,8 +12,18 @@ import multiprocessing
 import pickle
 import signal as signals
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.pool import MaybeEncodingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+
+    class MaybeEncodingError(Exception):
+        """`multiprocessing.pool.MaybeEncodingError`, which type checkers do not know."""
+
+        exc: str
+        value: str
+
+else:
+    from multiprocessing.pool import MaybeEncodingError
 
 __all__ = [
     "AbandonedError",
@@ -207,8 +217,11 @@ class ResultError(SerializationError, MaybeEncodingError):
         self.exc = exc
         self.value = value
 
-    __str__ = Exception.__str__
-    __repr__ = Exception.__repr__
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
 
 
 def _cure(what: str, reason: str) -> str:
