@@ -117,6 +117,7 @@ def test_a_reader_killed_while_it_waits_wakes_the_others() -> None:
     for reader in readers:
         reader.start()
     try:
+        # One of them waits for the bell and the others for their turn: each is killed while it does.
         for number, reader in enumerate(readers[:3]):
             reader.kill()
             reader.join()

@@ -109,6 +109,8 @@ class SharedFile:
 
     __slots__ = ("__weakref__", "_reopens", "descriptor", "leave", "take", "threads")
 
+    descriptor: int
+    threads: threading.Lock
     take: Callable[[], object]
     leave: Callable[[], object]
 
