@@ -17,7 +17,7 @@ from soak_locks import Soak
 
 from parallelkit import resources
 from parallelkit.errors import AbandonedError
-from parallelkit.synchronize import Barrier, Condition, Event, Lock, RLock, Semaphore, mutex
+from parallelkit.synchronize import Barrier, Condition, Event, Lock, RLock, Semaphore, arena, mutex
 from parallelkit.synchronize.mutex import Mutex
 
 #: An answer that does not come is a failure, in seconds.
@@ -207,6 +207,27 @@ def test_a_stopped_process_is_not_dead(kind: type[AnyLock], victims: Start) -> N
     victim.kill(signal.SIGSTOP)
     assert not lock.acquire(timeout=0.3)
     assert not lock.acquire(False)
+
+
+def test_a_process_of_another_pid_namespace_is_not_taken_for_dead(
+    kind: type[AnyLock], victims: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id means nothing here, and ours means nothing there."""
+    lock = kind()
+    with lock:
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(arena, "_pid_namespace", lambda: 7)
+        victim = victims(hold, lock)
+        victim.hear()
+        stranger = victims(try_for_a_while, lock)
+    victim.kill()
+    assert lock.acquire(timeout=0.2) is False
+    assert stranger.hear() is False
+
+
+def try_for_a_while(tell: Callable[[object], None], lock: AnyLock) -> None:
+    tell(lock.acquire(timeout=0.3))
 
 
 def test_who_took_over_may_die_too(kind: type[AnyLock], victims: Start) -> None:

@@ -7,7 +7,10 @@ Rules:
    Only the process that created an arena allocates from it.
 2. A process that uses the claims of an arena has a slot in its registry: its id and its start time, as
    ids are reused. Slots are given out under `exclusive`, which the kernel takes back from the dead.
-3. The slot of a dead process is reused only when there is no fresh one, and its claims are wiped first.
+3. A process of another pid namespace than the creator's counts as alive to all, and all are alive to it:
+their
+   ids tell nothing there. So nothing is taken away from it, and what it holds is lost with it.
+4. The slot of a dead process is reused only when there is no fresh one, and its claims are wiped first.
 
 One memfd carries some hundred locks, because a descriptor for each would run a program with thousands of
 locks into its limit. There is no name that could be left behind, hence no resource tracker. The semaphores
@@ -41,12 +44,16 @@ SLOTS = 1024
 _LINE = 64
 #: How many blocks have claims, then where they are.
 _DIRECTORY_BYTES = 4096
+#: The pid namespace of the creator, in the directory's last words.
+_NAMESPACE = slice(_DIRECTORY_BYTES - 8, _DIRECTORY_BYTES)
 _REGISTRY = _DIRECTORY_BYTES
 _FIRST_BLOCK = _REGISTRY + SLOTS * 16
 #: `sem_t` has 32 bytes or fewer on every Linux; a cache line each keeps them apart.
 SEMAPHORE_BYTES = _LINE
 #: The word that a process writes its claim to.
 CLAIM_BYTES = SLOTS * 2
+#: Stands for the id of a process of another namespace.
+_ABROAD = -1
 #: The kinds of `SemLock`, and its highest value.
 RECURSIVE, COUNTING = 0, 1
 MAX_VALUE: int = _multiprocessing.SemLock.SEM_VALUE_MAX
@@ -114,7 +121,10 @@ class Arena:
         self.memory = mmap.mmap(descriptor, _ARENA_BYTES)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         view = memoryview(self.memory)
-        self._directory = view[:_DIRECTORY_BYTES].cast("I")
+        self._directory = view[: _NAMESPACE.start].cast("I")
+        self._namespace = view[_NAMESPACE].cast("Q")
+        self._namespace[0] = self._namespace[0] or _pid_namespace()
+        self._is_abroad = self._namespace[0] != _pid_namespace()
         self._registry = view[_REGISTRY:_FIRST_BLOCK].cast("d")
         self._end = _FIRST_BLOCK
         self._guard = threading.Lock()
@@ -126,6 +136,7 @@ class Arena:
         """Begin anew, in a forked child."""
         self._guard = threading.Lock()
         self._slot = None
+        self._is_abroad = self._namespace[0] != _pid_namespace()
 
     def allocate(self, size: int, claims_at: int | None) -> int | None:
         """Where a new block begins; None where there is no room."""
@@ -159,7 +170,7 @@ class Arena:
             self.memory[claim : claim + 2] = b"\0\0"
         # Never without an id: `registered` looks for the first slot that has none. An old id with a new start
         # time is a dead process.
-        pid = os.getpid()
+        pid = _ABROAD if self._is_abroad else os.getpid()
         self._registry[2 * slot + 1] = resources.start_time(pid) or 0.0
         self._registry[2 * slot] = pid
         return slot
@@ -177,7 +188,9 @@ class Arena:
 
     def is_dead(self, slot: int) -> bool:
         """Whether the process of a slot is gone for certain."""
-        return slot != self._slot and _is_dead(int(self._registry[2 * slot]), self._registry[2 * slot + 1])
+        if slot == self._slot or self._is_abroad or self._registry[2 * slot] == _ABROAD:
+            return False
+        return _is_dead(int(self._registry[2 * slot]), self._registry[2 * slot + 1])
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -282,6 +295,13 @@ def _closes_unknown_semaphores() -> bool:
         return os.confstr("CS_GNU_LIBC_VERSION") is not None
     except (ValueError, OSError):
         return False
+
+
+def _pid_namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 1
 
 
 def _is_dead(pid: int, started: float) -> bool:

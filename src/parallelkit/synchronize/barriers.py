@@ -48,7 +48,7 @@ class Barrier(threading.Barrier):
         if parties < 1:
             raise ValueError(f"parties must be at least 1, not {parties}")
         # Those who wait for the last round to end sleep at the same place.
-        condition = Condition()
+        condition = Condition.__new__(Condition)
         condition._set(RLock(), Sleepers(2 * parties + 64))
         self._attach(parties, action, timeout, condition, allocate(4 * (1 + parties)))
 

@@ -118,8 +118,8 @@ class Lock(_Lock):
 
     Any process and any thread may release it. When the process that holds it ends in whatever way, the next
     to acquire gets it and can see that in `abandoned`: what the lock protects may be half done. A process
-    that waits notices the death after 0.05 s on average, 0.1 s at the most. A thread that ends does not
-    release what it holds.
+    that waits looks 20 times a second whether the holder is dead. A thread that ends does not release what
+    it holds. Where processes are of different pid namespaces, none can tell whether another is dead.
 
     on_abandoned: "ignore", or "raise" for an `AbandonedError` from `acquire` where `abandoned` would be
     true. The lock is held then, as after pthread's EOWNERDEAD: repair what it protects and release it.
