@@ -98,6 +98,7 @@ class MessageLog:
         self._maps = [map_shared(file.descriptor, WINDOW) for file in files[:2]]
         self._view = memoryview(self._maps[0])
         self._words = self._view[:_BEGIN].cast("Q")
+        self._last = -1, 0, 0  # what this process appended: how many there were then, the file, the end
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only while a process is being started: the memory is the same on the other side."""
@@ -145,9 +146,12 @@ class MessageLog:
                     tail.take()
                     if words[_SHUT]:
                         raise ShutDown
-                    count = words[_APPENDED]
-                    if not maxsize or count - words[_TAKEN] < maxsize:
-                        file, at = self._next_place(words, count)
+                    count, taken = words[_APPENDED], words[_TAKEN]
+                    if not maxsize or count - taken < maxsize:
+                        last, file, at = self._last
+                        # While the last one is still ours and is there, the next goes behind it.
+                        if count != last or count == taken or at >= WINDOW:
+                            file, at = self._next_place(words, count)
                         if record is not None and (end := at + len(record)) <= WINDOW:
                             self._maps[file][at:end] = record
                         else:
@@ -155,6 +159,7 @@ class MessageLog:
                         count += 1
                         words[_APPENDED_AT + (count & 1)] = end
                         words[_APPENDED] = count
+                        self._last = count, file, end
                         return
                 finally:
                     tail.leave()
