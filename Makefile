@@ -6,10 +6,10 @@ VENV ?= .venv
 BIN = "$(VENV)/bin"
 STAMP = $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typing bench ci clean
+.PHONY: help demo test lint typing bench conformance ci clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## survey the standard library with pool_map: the main job on real input
 	$(BIN)/python examples/stdlib_survey.py
@@ -32,6 +32,9 @@ typing: $(STAMP) ## check the types, with mypy and pyright
 
 bench: $(STAMP) ## measure against multiprocessing and concurrent.futures
 	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-only benchmarks
+
+conformance: $(STAMP) ## run CPython's own tests of multiprocessing, and write docs/conformance.md
+	cd tests && "$(abspath $(VENV))/bin/python" -m conformance.harness --write
 
 ci: ## all that CI runs
 	.ci/run

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import itertools
 import multiprocessing
+import multiprocessing.pool
 import os
 import threading
 import time
@@ -305,3 +306,43 @@ def test_a_negative_timeout_is_none_at_all() -> None:
         result = pool.apply_async(tasks.sleep, (0.2,))
         with pytest.raises(parallelkit.CallTimeoutError):
             result.get(-1)
+
+
+def test_what_programs_look_at_behind_the_public_face(start_method: str) -> None:
+    with Pool(2, start_method=start_method) as pool:
+        assert pool._state == multiprocessing.pool.RUN
+        first = {process.pid for process in pool._pool}
+        assert len(first) == 2
+        assert None not in first
+        with pytest.raises(parallelkit.WorkerDiedError) as died:
+            pool.apply(os._exit, (1,))
+        pool._repopulate_pool()
+        assert len(pool._pool) == 2
+        assert died.value.pid not in {process.pid for process in pool._pool}
+        assert all(process.is_alive() for process in pool._pool)
+    assert pool._state == multiprocessing.pool.CLOSE
+    pool._repopulate_pool()
+    assert pool._pool == []
+
+
+def test_a_bad_lifetime_is_refused_as_multiprocessing_refuses_it() -> None:
+    for value in (0, -1, 0.5, "12"):
+        with pytest.raises(ValueError, match="maxtasksperchild"):
+            Pool(1, maxtasksperchild=value)  # type: ignore[arg-type]
+
+
+def locked(_: object) -> Any:
+    return threading.Lock()
+
+
+def test_a_result_that_cannot_be_sent_is_caught_as_multiprocessings_error(start_method: str) -> None:
+    with Pool(1, start_method=start_method) as pool:
+        for _ in range(3):
+            with pytest.raises(multiprocessing.pool.MaybeEncodingError) as caught:
+                pool.apply(locked, (0,))
+            error = caught.value
+            assert isinstance(error, parallelkit.ResultError)
+            assert error.what == "result"
+            assert error.exc.startswith("TypeError")
+            assert "lock" in error.value
+            assert "lock" in str(error)

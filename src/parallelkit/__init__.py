@@ -3,11 +3,16 @@
     import parallelkit
     results = parallelkit.pool_map(fn, items)
 
+All public names of `multiprocessing` are here, too, so that a program changes over by its import line.
+
 The rooms of this house, from the top; each imports only from those below it:
 
 ======================================= ==============================================================
 mapping, pool                           the faces: a call and done; a pool that calls are handed to
+context                                 the rest of multiprocessing's names, and its start methods
 results                                 what becomes of a pool's calls
+process, connection, queues,            the primitives: multiprocessing's classes, safe and typed
+synchronize
 gathering, iteration                    what becomes of outcomes: a list, or one by one
 driver                                  one scheduler, one crew, and the threads that wait for them
 options                                 the options of the calls, and what is refused
@@ -21,6 +26,33 @@ resources, progress, guardian
 """
 
 from . import tracebacks
+from .connection import Connection, Pipe
+from .context import (
+    Array,
+    AuthenticationError,
+    BufferTooShort,
+    Manager,
+    ProcessError,
+    RawArray,
+    RawValue,
+    TimeoutError,
+    Value,
+    active_children,
+    allow_connection_pickling,
+    cpu_count,
+    current_process,
+    freeze_support,
+    get_all_start_methods,
+    get_context,
+    get_logger,
+    get_start_method,
+    log_to_stderr,
+    parent_process,
+    reducer,
+    set_executable,
+    set_forkserver_preload,
+    set_start_method,
+)
 from .engines import Engine, using
 from .errors import (
     CallTimeoutError,
@@ -28,6 +60,7 @@ from .errors import (
     MemoryLimitError,
     ParallelKitError,
     RemoteError,
+    ResultError,
     SerializationError,
     TaskTimeoutError,
     WorkerDiedError,
@@ -37,35 +70,78 @@ from .iteration import ResultIterator
 from .mapping import pool_imap, pool_map, pool_starmap
 from .outcomes import Failure, Outcome, Success
 from .pool import Pool
+from .process import Process, ProcessDiedError
+from .queues import JoinableQueue, Queue, ShutDown, SimpleQueue
 from .resources import available_cpus
 from .results import AsyncResult, PoolStats
+from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from .termination import terminate_tree
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Array",
     "AsyncResult",
+    "AuthenticationError",
+    "Barrier",
+    "BoundedSemaphore",
+    "BufferTooShort",
     "CallTimeoutError",
     "ClosedError",
+    "Condition",
+    "Connection",
     "Engine",
+    "Event",
     "Failure",
+    "JoinableQueue",
+    "Lock",
+    "Manager",
     "MemoryLimitError",
     "Outcome",
     "ParallelKitError",
+    "Pipe",
     "Pool",
     "PoolStats",
+    "Process",
+    "ProcessDiedError",
+    "ProcessError",
+    "Queue",
+    "RLock",
+    "RawArray",
+    "RawValue",
     "RemoteError",
+    "ResultError",
     "ResultIterator",
+    "Semaphore",
     "SerializationError",
+    "ShutDown",
+    "SimpleQueue",
     "Success",
     "TaskTimeoutError",
+    "TimeoutError",
+    "Value",
     "WorkerDiedError",
     "WorkerInitError",
     "__version__",
+    "active_children",
+    "allow_connection_pickling",
     "available_cpus",
+    "cpu_count",
+    "current_process",
+    "freeze_support",
+    "get_all_start_methods",
+    "get_context",
+    "get_logger",
+    "get_start_method",
+    "log_to_stderr",
+    "parent_process",
     "pool_imap",
     "pool_map",
     "pool_starmap",
+    "reducer",
+    "set_executable",
+    "set_forkserver_preload",
+    "set_start_method",
     "terminate_tree",
     "tracebacks",
     "using",

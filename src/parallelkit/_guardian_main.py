@@ -1,9 +1,11 @@
 """The guardian: ends what it was told to watch once its owner is dead. See `guardian` for the owner's side.
 
 Run as a script, `python -I -S _guardian_main.py OWNER_PID [pidfd]`, by an interpreter that imports next to
-nothing: no `signal` and no `struct`, and nothing of this package. `termination` imports it for `family`.
+nothing: no `signal` and no `struct`, and nothing of this package. `termination` imports it for `family`,
+`marking` for `wearing`.
 
-    fd 0   a socket: records of 8 bytes, little-endian and signed: +pid watches, -pid releases
+    fd 0   a socket: records of 8 bytes, little-endian and signed: +pid watches, -pid releases;
+           numbers from MARK up are marks, see `marking`
     fd 3   the owner's pidfd, where there are such things and the second argument says so: without it, a
            file that the owner's own parent left open may be there
 
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
     Table = dict[int, Entry]
 
 RECORD_BYTES = 8
+#: A record that is not a process id but this and a mark of 62 bits.
+MARK = 1 << 62
+#: The name of a descriptor that says which mark its process wears is this and the mark.
+MARK_NAME = "parallelkit-mark-"
+#: They end by themselves: the one cleans up shared memory after the dead, the other kills what they left.
+_HELPERS = (b"multiprocessing.resource_tracker", b"_guardian_main.py")
 OWNER_FD = 3
 _SIGKILL = 9
 #: How often to look whether the parent is still the owner, where there is no pidfd, in milliseconds.
@@ -89,14 +97,67 @@ def family(table: Table, known: Mapping[int, float], spared: Collection[int] = (
     return {pid: entry for pid, entry in found.items() if entry[3] not in "ZX"}
 
 
-def end(known: dict[int, float]) -> None:
-    """Kill the processes in `known` with all that belongs to them, until there is nobody left."""
+def wearing(table: Table, marks: Collection[str], since: float) -> dict[int, Entry]:
+    """Who of `table` is alive and wears one of `marks`, this process left out; see `marking`.
+
+    Processes older than `since`, a start time, are not looked at.
+    """
+    if not marks:
+        return {}
+    return {
+        pid: entry
+        for pid, entry in table.items()
+        if entry[4] >= since and entry[3] not in "ZX" and pid != os.getpid() and _wears(pid, marks)
+    }
+
+
+def _wears(pid: int, marks: Collection[str]) -> bool:
+    environment = _read(f"/proc/{pid}/environ")
+    if not any(mark.encode() in environment for mark in marks) and not _holds(pid, marks):
+        return False
+    command = _read(f"/proc/{pid}/cmdline")
+    return not any(name in command for name in _HELPERS)
+
+
+def _holds(pid: int, marks: Collection[str]) -> bool:
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False  # it is another user's, or gone
+    return any(
+        MARK_NAME in target and any(mark in target for mark in marks) for target in _targets(folder, names)
+    )
+
+
+def _targets(folder: str, names: Iterable[str]) -> Iterable[str]:
+    for name in names:
+        try:
+            yield os.readlink(f"{folder}/{name}")
+        except OSError:
+            continue  # closed meanwhile
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def end(known: dict[int, float], marks: Collection[str] = ()) -> None:
+    """Kill the processes in `known` with all that belongs to them, until there is nobody left.
+
+    To them belongs who wears one of `marks`, too.
+    """
     out_of_reach: set[int] = set()
+    since = min((started for started in known.values() if started >= 0), default=0.0)
     for _ in range(_ROUNDS):
         table = snapshot()
         if not table:
             return _end_blindly(known)
-        left = family(table, known)
+        left = family(table, known) or wearing(table, marks, since)
         pids = [pid for pid in left if pid not in out_of_reach]
         if not pids:
             return None
@@ -152,6 +213,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.pids: dict[int, float] = {}
+        self.marks: set[str] = set()
         self._rest = b""
 
     def read(self) -> bool:
@@ -171,7 +233,11 @@ class _Watch:
         whole = len(data) - len(data) % RECORD_BYTES
         for at in range(0, whole, RECORD_BYTES):
             pid = int.from_bytes(data[at : at + RECORD_BYTES], "little", signed=True)
-            if pid < 0:
+            if pid >= MARK:
+                self.marks.add(f"{pid - MARK:016x}")
+            elif pid <= -MARK:
+                self.marks.discard(f"{-pid - MARK:016x}")
+            elif pid < 0:
                 self.pids.pop(-pid, None)
             else:
                 self.pids[pid] = _started(pid)
@@ -207,7 +273,7 @@ def main(owner: int, *, has_pidfd: bool) -> None:
         happened = dict(poller.poll(timeout))
         alive = OWNER_FD not in happened and (timeout is None or os.getppid() == owner)
         alive = watch.read() and alive  # also the last words of a dead owner
-    end(watch.pids)
+    end(watch.pids, watch.marks)
 
 
 def _close_from(first: int) -> None:

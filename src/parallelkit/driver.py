@@ -26,6 +26,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import util
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from . import tracebacks
@@ -152,6 +153,12 @@ class Driver:
     def workers(self) -> int:
         """How many workers there are."""
         return self._scheduler.workers
+
+    @property
+    def processes(self) -> list[BaseProcess]:
+        """The processes of the workers; none where the engine has none."""
+        with self._lock:
+            return list(getattr(self._crew, "processes", ()))
 
     # Calls
 

@@ -12,14 +12,27 @@ import multiprocessing
 import pickle
 import signal as signals
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+
+    class MaybeEncodingError(Exception):
+        """`multiprocessing.pool.MaybeEncodingError`, which type checkers do not know."""
+
+        exc: str
+        value: str
+
+else:
+    from multiprocessing.pool import MaybeEncodingError
 
 __all__ = [
+    "AbandonedError",
     "CallTimeoutError",
     "ClosedError",
     "MemoryLimitError",
     "ParallelKitError",
     "RemoteError",
+    "ResultError",
     "SerializationError",
     "TaskTimeoutError",
     "WorkerDiedError",
@@ -46,6 +59,19 @@ def _rebuild(cls: type[ParallelKitError], args: tuple[Any, ...], state: dict[str
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+class AbandonedError(ParallelKitError):
+    """A lock was acquired that its last holder did not release but died with.
+
+    Raised only by locks made with `on_abandoned="raise"`. Out of `acquire` the lock is held.
+
+    >>> AbandonedError()
+    AbandonedError('the process that held this lock died: what the lock protects may be half done')
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the process that held this lock died: what the lock protects may be half done")
 
 
 class TaskTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutError):
@@ -194,7 +220,27 @@ class SerializationError(ParallelKitError, pickle.PicklingError):
         self.index = index
         which = f"{what} {index}" if index is not None and what == "item" else f"the {what}"
         culprit = "" if path == what else f" at {path}"
-        super().__init__(f"{which} cannot be sent between processes{culprit}: {reason}{_cure(what, reason)}")
+        text = f"{which} cannot be sent between processes{culprit}: {reason}{_cure(what, reason)}"
+        Exception.__init__(self, text)  # not `super()`, which is another one in `ResultError`
+
+
+class ResultError(SerializationError, MaybeEncodingError):
+    """A task's result could not be sent back; also a `multiprocessing.pool.MaybeEncodingError`.
+
+    exc: the repr of what pickle raised. value: the repr of the result, shortened; that of None where it
+    was sent and could not be read here. The other fields are those of `SerializationError`.
+    """
+
+    def __init__(self, *, path: str, reason: str, exc: str, value: str) -> None:
+        super().__init__(what="result", path=path, reason=reason)
+        self.exc = exc
+        self.value = value
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
 
 
 def _cure(what: str, reason: str) -> str:

@@ -4,7 +4,8 @@ A worker notices the death of its parent itself, but not while a task holds the 
 left children of its own. So each process that has workers (the owner) starts one guardian, at its first
 `watch`, and keeps it until its end:
 
-    owner --- socket: +pid, -pid ---> guardian --- SIGKILL to the trees of all watched pids
+    owner --- socket: +pid, -pid ---> guardian --- SIGKILL to the trees of all watched pids,
+                      and marks                    and to who wears a mark (see `marking`)
           --- pidfd: owner is dead -->            once the owner is dead
 
 1. The guardian learns of the owner's death by a pidfd, within milliseconds; where there is none, by the
@@ -48,24 +49,31 @@ _watched: set[int] = set()
 _guardian: _Guardian | None = None
 
 
-def watch(pid: int) -> None:
+def watch(pid: int, mark: str | None = None) -> None:
     """End process `pid`, with its process group and its descendants, when this process is dead.
 
-    Starts the guardian where there is none, and does not wait until it is up.
+    And who wears `mark`, one of `marking.new`. Starts the guardian where there is none, and does not wait
+    until it is up.
     """
     if pid <= 1:
         raise ValueError(f"no process to watch: {pid}")
     with _lock:
-        _watched.add(pid)
-        _tell(pid)
+        numbers = _numbers(pid, mark)
+        _watched.update(numbers)
+        _tell(numbers)
 
 
-def release(pid: int) -> None:
-    """No longer watch process `pid`. Nothing happens where nobody watches it."""
+def release(pid: int, mark: str | None = None) -> None:
+    """No longer watch process `pid`, nor `mark`. Nothing happens where nobody watches it."""
     with _lock:
         if pid in _watched:
-            _watched.remove(pid)
-            _tell(-pid)
+            numbers = _numbers(pid, mark)
+            _watched.difference_update(numbers)
+            _tell([-number for number in numbers])
+
+
+def _numbers(pid: int, mark: str | None) -> list[int]:
+    return [pid] if mark is None else [pid, _guardian_main.MARK + int(mark, 16)]
 
 
 def pid() -> int | None:
@@ -116,11 +124,11 @@ class _Guardian:
         self.socket.close()
 
 
-def _tell(number: int) -> None:
+def _tell(numbers: Iterable[int]) -> None:
     global _guardian
     with contextlib.suppress(OSError):
         if _guardian is not None:
-            _guardian.tell([number])
+            _guardian.tell(numbers)
             return
     _drop()
     if not _watched or not _can_spawn():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from operator import length_hint
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -25,6 +26,8 @@ from .scheduler import JobSpec
 T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
+
+_STATES = {"RUN": "open", "CLOSE": "closed", "TERMINATE": "terminated"}
 
 
 class Pool:
@@ -76,13 +79,14 @@ class Pool:
             max_workers=checks.count("processes", processes),
             initializer=initializer,
             initargs=initargs,
-            max_tasks_per_child=checks.count("maxtasksperchild", maxtasksperchild),
+            max_tasks_per_child=_lifetime(maxtasksperchild),
             memory_limit=memory_limit,
             start_method=start_method,
             engine=engine,
         )
         self._processes = settings.max_workers
-        self._state: Literal["open", "closed", "terminated"] = "open"
+        # The states have multiprocessing's names: there are programs that look.
+        self._state: Literal["RUN", "CLOSE", "TERMINATE"] = "RUN"
         self._unretrieved = Unretrieved()
         self._driver = Driver(settings)
         self._driver.prestart()
@@ -430,14 +434,14 @@ class Pool:
 
     def close(self) -> None:
         """Take no more calls; what was handed in goes on."""
-        if self._state == "open":
-            self._state = "closed"
+        if self._state == "RUN":
+            self._state = "CLOSE"
             self._driver.lift_bounds()
             self._driver.serve()
 
     def terminate(self) -> None:
         """End all work and all workers now."""
-        self._state = "terminated"
+        self._state = "TERMINATE"
         self._driver.terminate()
 
     def join(self) -> None:
@@ -445,10 +449,10 @@ class Pool:
 
         Raises the failures that nobody has retrieved, as an `ExceptionGroup`.
         """
-        if self._state == "open":
+        if self._state == "RUN":
             raise ClosedError("the pool is still open: call close() or terminate() before join()")
         self._driver.shut_down()
-        if self._state == "closed":
+        if self._state == "CLOSE":
             self._raise_unretrieved()
 
     def _raise_unretrieved(self) -> None:
@@ -458,8 +462,18 @@ class Pool:
             raise BaseExceptionGroup(f"{count} that nobody retrieved", failures)
 
     def _check_open(self) -> None:
-        if self._state != "open":
+        if self._state != "RUN":
             raise ClosedError("the pool is closed: it takes no more calls")
+
+    # What programs use of multiprocessing.Pool although its name is private
+
+    @property
+    def _pool(self) -> list[BaseProcess]:
+        return self._driver.processes
+
+    def _repopulate_pool(self) -> None:
+        if self._state == "RUN":
+            self._driver.prestart()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -473,7 +487,7 @@ class Pool:
     ) -> None:
         if error is not None:
             self.terminate()
-        elif self._state != "terminated":
+        elif self._state != "TERMINATE":
             self.close()
             try:
                 self.join()
@@ -482,14 +496,24 @@ class Pool:
                 raise
 
     def __repr__(self) -> str:
-        return f"<parallelkit.Pool {self._state} processes={self._processes}>"
+        return f"<parallelkit.Pool {_STATES[self._state]} processes={self._processes}>"
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("a pool cannot be sent to another process")
 
     def __del__(self) -> None:
         driver: Driver | None = getattr(self, "_driver", None)
-        if driver is None or driver.closed:
+        if driver is None or (driver.closed and self._state != "RUN"):
             return
-        warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+        text = f"{self!r} was never joined"
+        if self._state == "RUN":  # these words are multiprocessing's, for the filters that are set on them
+            text = f"unclosed running multiprocessing pool: {self!r} was never closed"
+        warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
         driver.discard()
+
+
+def _lifetime(maxtasksperchild: int | None) -> int | None:
+    try:
+        return checks.count("maxtasksperchild", maxtasksperchild)
+    except TypeError as error:  # what multiprocessing says of any bad value
+        raise ValueError(str(error)) from None

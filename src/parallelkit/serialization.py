@@ -15,7 +15,7 @@ from typing import Any
 
 from typing_extensions import Buffer
 
-from .errors import SerializationError
+from .errors import ResultError, SerializationError
 from .rebuilding import text_of
 
 
@@ -31,17 +31,22 @@ _SEARCH_MOST = 2000
 _SEARCH_DEPTH = 12
 
 
-def dumps(obj: object, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
+def dumps(
+    obj: object,
+    buffers: list[pickle.PickleBuffer] | None = None,
+    pickler: Callable[..., bytes] = pickle.dumps,
+) -> bytes:
     """The pickle of `obj`, by cloudpickle where plain pickle fails and cloudpickle is installed.
 
-    With `buffers`, large buffers are appended there and are not in the pickle.
+    With `buffers`, large buffers are appended there and are not in the pickle. `pickler` is called as
+    `pickle.dumps` is.
 
     >>> loads(dumps([1, 2]))
     [1, 2]
     """
     keep = None if buffers is None else _keeper(buffers)
     try:
-        return pickle.dumps(obj, 5, buffer_callback=keep)
+        return pickler(obj, 5, buffer_callback=keep)
     except Exception:
         if buffers:
             buffers.clear()
@@ -123,7 +128,12 @@ def error(what: str, obj: object, cause: BaseException, *, index: int | None = N
     if what == "initializer":
         path = re.sub(r"^initializer\[([01])\]", lambda found: _INITIALIZER[found[1]], path)
     reason = f"{type(cause).__name__}: {text_of(cause)}"
-    made = SerializationError(what=what, path=path, reason=reason, index=index)
+    if what == "result":
+        made: SerializationError = ResultError(
+            path=path, reason=reason, exc=shortened(cause, 160), value=shortened(obj)
+        )
+    else:
+        made = SerializationError(what=what, path=path, reason=reason, index=index)
     made.__cause__ = cause
     return made
 

@@ -106,6 +106,11 @@ class ProcessCrew:
         """The start method in use."""
         return self._context.get_start_method()
 
+    @property
+    def processes(self) -> list[BaseProcess]:
+        """The processes that there are now."""
+        return [member.process for member in self._members.values()]
+
     # Calls
 
     def register(self, job: int, work: Work) -> None:

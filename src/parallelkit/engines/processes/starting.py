@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from ... import serialization
+from ...launching import start
 
 #: Held where descriptors and processes are made, so that no fork happens between the making of a
 #: descriptor and its entry in `_parent_ends`.
@@ -100,7 +101,7 @@ def launch(
     maker: Callable[..., BaseProcess] = context.Process  # type: ignore[attr-defined]
     if context.get_start_method() != "fork":
         process = maker(target=target, args=args, name=name, daemon=False)
-        process.start()
+        start(process)
         return process
     # Python 3.12 and later warn of a fork while threads are alive. Where a worker is replaced, those are
     # the service thread and who waits; a caller's own threads were taken into account in `choose`.
@@ -108,7 +109,7 @@ def launch(
     process = maker(target=target, args=args, kwargs=kwargs, name=name, daemon=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        process.start()
+        start(process)
     return process
 
 

@@ -1,0 +1,231 @@
+"""Messages on a stream socket, sent and received so that an interruption leaves nothing broken.
+
+A message is what it is in `multiprocessing.connection`: its length (a signed 32-bit number in network order,
+or -1 and 64 bits), and its bytes. One with buffers beside it, or whose bytes are not a pickle, is:
+
+    -2 i32 │ kind u8 │ parts u32 │ their lengths, u64 each │ parts
+
+Nothing is read ahead of a message, so the socket can be handed on to another process between two messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+from collections.abc import Sequence
+
+from . import peers
+from .encoding import BYTES, PICKLE, Message, Part, advance
+from .sharing import milliseconds, remaining
+
+__all__ = ["MessageStream", "TooLong"]
+
+_SHORT = struct.Struct("!i")
+_LONG = struct.Struct("!Q")
+_PARTS = struct.Struct("!BI")
+_IS_LONG, _HAS_PARTS = -1, -2
+_SHORT_MOST = 0x7FFFFFFF
+#: A part up to this size is received by one call into bytes, and sent joined with its header.
+_SMALL = 1 << 14
+_IOV_MOST = 1024
+_NOW = socket.MSG_DONTWAIT
+_SHORT_WAIT = 1000 * peers.SHORT_WAIT
+
+
+class TooLong(Exception):
+    """The next message is longer than it may be."""
+
+
+class MessageStream:
+    """Sends and receives whole messages, and remembers where in a message it was interrupted.
+
+    pair, end: the notes on who uses which end of the pair, and which of them this is.
+    """
+
+    __slots__ = ("_arrived", "_end", "_filling", "_pair", "_polls", "_socket", "_unsent")
+
+    def __init__(self, sock: socket.socket, pair: peers.Pair | None, end: int) -> None:
+        self._socket = sock
+        self._pair = pair
+        self._end = end
+        self._arrived: list[Part] = []  # parts of a message under way
+        self._filling: tuple[bytearray, int] | None = None  # the one behind them, and how much of it is there
+        self._unsent: list[memoryview] = []
+        self._polls: dict[int, select.poll] = {}
+
+    def detach(self) -> None:
+        """Let go of the socket's descriptor without closing it."""
+        self._socket.detach()
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether a part of a message was sent or received, and not the rest."""
+        return bool(self._arrived or self._filling or self._unsent)
+
+    # Out
+
+    def send(self, message: Message) -> None:
+        """Send a message. BrokenPipeError where nobody can read it any more."""
+        kind, body, buffers = message
+        if kind == PICKLE:
+            self.send_bytes(body)
+            return
+        parts = [body, *buffers]
+        sizes = [memoryview(part).nbytes for part in parts]
+        table = struct.pack(f"!{len(sizes)}Q", *sizes)
+        self._send([_SHORT.pack(_HAS_PARTS) + _PARTS.pack(kind, len(parts)) + table, *parts])
+
+    def send_bytes(self, data: Part) -> None:
+        """Send bytes as a message, as `send` does."""
+        size = len(data)
+        if size <= _SMALL:
+            self._send([_SHORT.pack(size) + data])
+        elif size <= _SHORT_MOST:
+            self._send([_SHORT.pack(size), data])
+        else:
+            self._send([_SHORT.pack(_IS_LONG) + _LONG.pack(size), data])
+
+    def _send(self, parts: Sequence[Part]) -> None:
+        try:
+            if len(parts) == 1 and not self._unsent:
+                try:
+                    sent = self._socket.send(parts[0], _NOW)
+                except BlockingIOError:
+                    sent = 0
+                if sent == len(parts[0]):
+                    return
+                self._unsent = [memoryview(parts[0])[sent:]]
+            else:
+                self._unsent += [view for part in parts if len(view := memoryview(part).cast("B"))]
+            self._flush()
+        except ConnectionError as error:
+            self._unsent = []
+            raise BrokenPipeError(error.errno, "the other end of the pipe is closed") from None
+        except BaseException:
+            # Half a message is in the socket. The rest goes before the next one.
+            self._unsent = [memoryview(bytes(view)) for view in self._unsent]
+            raise
+
+    def _flush(self) -> None:
+        while self._unsent:
+            try:
+                sent = self._socket.sendmsg(self._unsent[:_IOV_MOST], (), _NOW)
+            except BlockingIOError:
+                if not self.wait(select.POLLOUT, None):
+                    raise BrokenPipeError("the other end of the pipe is gone") from None
+                continue
+            self._unsent = advance(self._unsent, sent)
+
+    # In
+
+    def receive(self, deadline: float | None, most: int | None = None) -> Message:
+        """Receive a message.
+
+        TimeoutError at the deadline (`time.monotonic`), EOFError where nothing is left and the other side is
+        gone, TooLong where the message has more than `most` bytes.
+        """
+        at = 0
+
+        def part(size: int) -> Part:
+            nonlocal at
+            at += 1
+            return self._arrived[at - 1] if at <= len(self._arrived) else self._part(size, deadline)
+
+        (size,) = _SHORT.unpack(part(4))
+        if size == _HAS_PARTS:
+            kind, number = _PARTS.unpack(part(_PARTS.size))
+            sizes = struct.unpack(f"!{number}Q", part(8 * number))
+        else:
+            if size == _IS_LONG:
+                (size,) = _LONG.unpack(part(8))
+            kind, sizes = PICKLE, (size,)
+        if most is not None and sum(sizes) > most:
+            raise TooLong
+        body, *buffers = map(part, sizes)
+        self._arrived.clear()
+        return kind, bytes(body) if kind == BYTES else body, buffers
+
+    def _part(self, size: int, deadline: float | None) -> Part:
+        """The next `size` bytes; what has come of them by an exception is kept for the next time."""
+        part, have = self._filling or (b"", 0)
+        if not have and size <= _SMALL:
+            data = self._recv(size, deadline)
+            if len(data) == size:
+                self._arrived.append(data)
+                return data
+            part, have = bytearray(data).ljust(size), len(data)
+        if not have:
+            part = bytearray(size)
+        assert isinstance(part, bytearray)
+        view = memoryview(part)
+        while have < size:
+            self._filling = part, have
+            try:
+                count = self._socket.recv_into(view[have:], 0, _NOW)
+            except BlockingIOError:
+                if not self.wait(select.POLLIN, deadline):
+                    raise EOFError("the other side is gone") from None
+                continue
+            except ConnectionError:
+                count = 0
+            if not count:
+                raise EOFError("the other end is closed")
+            have += count
+        self._filling = None
+        self._arrived.append(part)
+        return part
+
+    def _recv(self, size: int, deadline: float | None) -> bytes:
+        while size:
+            try:
+                data = self._socket.recv(size, _NOW)
+            except BlockingIOError:
+                if not self.wait(select.POLLIN, deadline):
+                    raise EOFError("the other side is gone") from None
+                continue
+            except ConnectionError:
+                data = b""
+            if not data:
+                raise EOFError("the other end is closed")
+            return data
+        return b""
+
+    # Waiting
+
+    def wait(self, event: int, deadline: float | None) -> bool:
+        """Wait for a poll event; false where the other side is gone, TimeoutError at the deadline."""
+        poll = self._polls.get(event)
+        if poll is None:
+            poll = self._polls[event] = select.poll()
+            poll.register(self._socket, event)
+        left = remaining(deadline)
+        try:
+            if poll.poll(_SHORT_WAIT if left is None else min(1000 * left, _SHORT_WAIT)):
+                return True
+        except RuntimeError:
+            pass  # another thread waits with this object
+        return self._wait_long(event, deadline)
+
+    def _wait_long(self, event: int, deadline: float | None) -> bool:
+        handle = self._socket.fileno()
+        poll = select.poll()
+        poll.register(handle, event)
+        with contextlib.closing(self.watch()) as watch:
+            while (left := remaining(deadline)) != 0:
+                if watch.look():
+                    return bool(poll.poll(0))  # what was sent before the end
+                for descriptor in watch.descriptors:
+                    poll.register(descriptor, select.POLLIN)
+                timeout = watch.at_most(left)
+                ready = poll.poll(milliseconds(timeout))
+                if any(descriptor == handle for descriptor, _ in ready):
+                    return True
+                for descriptor in watch.descriptors:
+                    poll.unregister(descriptor)
+        raise TimeoutError
+
+    def watch(self) -> peers.Watch:
+        """What tells that the other side is gone."""
+        return peers.Watch(self._pair, 1 - self._end)

@@ -1,0 +1,125 @@
+"""What does not pass, from expected.toml, and docs/conformance.md, which is made from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "conformance.md"
+FIGURES = HERE / "figures.json"
+
+_HEAD = """\
+# Conformance
+
+CPython's own tests of multiprocessing are run against parallelkit's classes: from
+`test._test_multiprocessing` of the interpreter that runs them, with `Process`, `Pool`, `Queue` and the rest
+replaced, and with each start method. The test suite does it on each run; `make conformance` does it and
+writes this page.
+
+The classes are {classes}.
+
+Of those that CPython runs with processes, managers and threads, the tests for processes are run. Three things
+are arranged: a program that a test runs in an interpreter of its own imports `parallelkit`; where a test
+looks at the private semaphores of a `Condition`, it finds the counts that ours has; and there is no
+cloudpickle, so that what multiprocessing cannot pickle cannot be pickled here.
+
+| Python | start method | pass | do not pass | skipped by CPython | pass of what ran |
+| --- | --- | ---: | ---: | ---: | ---: |
+{figures}
+
+## What does not pass
+
+{differs}
+A test that is not listed here and fails, fails our suite, and so does one that is listed and passes, but for
+those that pass now and then. These are counted above among those that do not pass.
+"""
+_KINDS = {"improvement": "A deliberate improvement", "private": "Private to CPython's implementation"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One test that does not pass, and why."""
+
+    test: str
+    kind: str
+    reason: str
+    methods: tuple[str, ...] = ()
+    pythons: tuple[str, ...] = ()
+    #: Whether it passes now and then.
+    varies: bool = False
+    #: How long it may take until it is known that it does not pass, in seconds.
+    limit: float | None = None
+
+    def applies(self, method: str, python: str) -> bool:
+        """Whether it is so with this start method, on this Python ("3.13")."""
+        return (not self.methods or method in self.methods) and (not self.pythons or python in self.pythons)
+
+
+def differences() -> list[Difference]:
+    """What expected.toml lists. ValueError where an entry is not complete."""
+    found = []
+    for entry in tomllib.loads((HERE / "expected.toml").read_text("utf-8"))["differs"]:
+        entry["methods"] = tuple(entry.get("methods", ()))
+        entry["pythons"] = tuple(entry.get("pythons", ()))
+        difference = Difference(**entry)
+        if difference.kind not in _KINDS or len(difference.reason) < 20:
+            raise ValueError(f"expected.toml: {difference.test} needs a kind and a reason")
+        found.append(difference)
+    return found
+
+
+def listed(method: str) -> dict[str, Difference]:
+    """What is listed for a start method on this Python, by the name of the test."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {d.test: d for d in differences() if d.applies(method, python)}
+
+
+def page(classes: tuple[str, ...]) -> str:
+    """The text of docs/conformance.md."""
+    rows = []
+    for name, figures in sorted(json.loads(FIGURES.read_text("utf-8")).items()):
+        python, method = name.split()
+        passed, failed, skipped = figures
+        share = f"{passed / (passed + failed):.1%}".replace("%", " %")
+        rows.append(f"| {python} | {method} | {passed} | {failed} | {skipped} | {share} |")
+    parts = []
+    for kind, title in _KINDS.items():
+        entries = [d for d in differences() if d.kind == kind]
+        if entries:
+            parts.append(f"### {title}\n\n" + "".join(map(_item, entries)))
+    names = [f"`{name}`" for name in sorted(classes, key=lambda name: name.lstrip("_"))]
+    return _HEAD.format(
+        classes=_wrapped(f"{', '.join(names[:-1])} and {names[-1]}", len("The classes are ")).lstrip(),
+        figures="\n".join(rows),
+        differs="\n".join(parts),
+    )
+
+
+def _item(difference: Difference) -> str:
+    where = [", ".join(words) for words in (difference.methods, difference.pythons) if words]
+    only = f" (only {', '.join(where)})" if where else ""
+    only += " (passes now and then)" if difference.varies else ""
+    text = f"`{difference.test}`{only}: {' '.join(difference.reason.split())}"
+    return f"- {_wrapped(text, 2).lstrip()}\n"
+
+
+def _wrapped(text: str, indent: int) -> str:
+    lines, line = [], " " * indent
+    for word in text.split():
+        if len(line) + len(word) > 108:
+            lines.append(line.rstrip())
+            line = "  " if indent == 2 else ""
+        line += word + " "
+    return "\n".join([*lines, line.rstrip()])
+
+
+def write(counts: dict[str, tuple[int, int, int]], classes: tuple[str, ...]) -> None:
+    """Replace the figures of these runs ("3.11.7 fork": passed, failed, skipped) and write the page."""
+    known = json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
+    known.update(counts)
+    FIGURES.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page(classes), "utf-8")

@@ -1,0 +1,76 @@
+"""CPython's own tests of multiprocessing, against our classes; see the package `conformance`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conformance import expectations, harness
+
+OURS = {
+    "Barrier", "BoundedSemaphore", "Condition", "Event", "JoinableQueue", "Lock", "Pipe", "Pool", "Process",
+    "Queue", "RLock", "Semaphore",
+}  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not harness.available(), reason="this interpreter came without its own tests")
+def test_what_multiprocessing_is_tested_for(start_method: str) -> None:
+    results = harness.run(start_method)
+    assert results.replaced >= OURS
+
+    listed = expectations.listed(start_method)
+    unlisted = {name: text for name, text in results.failed.items() if name not in listed}
+    assert not unlisted, "\n\n".join(f"{name}\n{text}" for name, text in unlisted.items())
+    passing = [name for name, entry in listed.items() if name in results.passed and not entry.varies]
+    assert not passing, "listed in expected.toml, but they pass"
+    assert listed.keys() <= {*results.passed, *results.failed, *results.skipped}, "there is no such test"
+    passed, failed, _ = results.counts(start_method)
+    assert passed / (passed + failed) > 0.95
+
+
+def test_the_page_says_what_is_expected() -> None:
+    written = expectations.PAGE.read_text("utf-8")
+    assert written == expectations.page(harness.CLASSES), "docs/conformance.md is old: run `make conformance`"
+
+
+def test_each_difference_is_listed_once() -> None:
+    tests = [d.test for d in expectations.differences()]
+    assert len(tests) == len(set(tests))
+
+
+def _collected(tmp_path: Path, *records: dict[str, Any]) -> tuple[harness.Results, list[str], set[str]]:
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"test": "cut sho')
+    results = harness.Results()
+    planned, ended = harness._collect(path, "exit code -11", results)
+    return results, planned, ended
+
+
+PLAN: dict[str, Any] = {"planned": ["T.a", "T.b", "T.c"], "replaced": ["Pool"]}
+A: list[dict[str, Any]] = [
+    {"test": "T.a", "outcome": "started"},
+    {"test": "T.a", "outcome": "passed", "detail": "", "seconds": 0.5},
+]
+
+
+def test_a_test_that_ends_the_runner_has_failed_and_the_next_ones_are_still_to_run(tmp_path: Path) -> None:
+    results, planned, ended = _collected(tmp_path, PLAN, *A, {"test": "T.b", "outcome": "started"})
+    assert results.passed == {"T.a": 0.5}
+    assert results.failed == {"T.b": "it did not end: exit code -11"}
+    assert [name for name in planned if name not in ended] == ["T.c"]
+
+
+def test_tests_whose_class_could_not_be_set_up_have_failed(tmp_path: Path) -> None:
+    fixture = {"fixture": "setUpClass (T)", "detail": "OSError: no"}
+    results, planned, ended = _collected(tmp_path, PLAN, *A, fixture, {"finished": True})
+    assert results.failed.keys() == {"T.b", "T.c"}
+    assert "OSError: no" in results.failed["T.b"]
+    assert ended == set(planned)
+
+
+def test_what_passes_now_and_then_counts_as_not_passed() -> None:
+    results = harness.Results(passed={"_TestProcess.test_parent_process": 1.0, "_TestProcess.test_kill": 1.0})
+    assert results.counts("fork") == (1, 1, 0)
