@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.context as standard
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from multiprocessing import (
     AuthenticationError,
     BufferTooShort,
