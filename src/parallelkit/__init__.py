@@ -8,17 +8,20 @@ All public names of `multiprocessing` are here, too, so that a program changes o
 The rooms of this house, from the top; each imports only from those below it:
 
 ======================================= ==============================================================
+context                                 all of multiprocessing's names, bound to a start method
 mapping, pool                           the faces: a call and done; a pool that calls are handed to
-context                                 the rest of multiprocessing's names, and its start methods
 results                                 what becomes of a pool's calls
-process, connection, queues,            the primitives: multiprocessing's classes, safe and typed
-synchronize
 gathering, iteration                    what becomes of outcomes: a list, or one by one
 driver                                  one scheduler, one crew, and the threads that wait for them
 options                                 the options of the calls, and what is refused
 engines                                 how workers are started, spoken to and stopped: processes
                                         (the default), threads, serial
 scheduler                               what is to happen next: pure, without I/O and clock
+process                                 Process; below it launching, marking, resultfile
+connection                              Pipe, Connection; below it stream, peers
+queues                                  Queue and its kin; below it taskcount, messagelog
+encoding, sharing                       objects as messages, and memory that no dead process can keep
+synchronize                             Lock and its kin, which a death does not block
 errors, outcomes, tracebacks,           the ground
 rebuilding, serialization, termination,
 resources, progress, guardian
@@ -55,6 +58,7 @@ from .context import (
 )
 from .engines import Engine, using
 from .errors import (
+    AbandonedError,
     CallTimeoutError,
     ClosedError,
     MemoryLimitError,
@@ -80,6 +84,7 @@ from .termination import terminate_tree
 __version__ = "0.1.0"
 
 __all__ = [
+    "AbandonedError",
     "Array",
     "AsyncResult",
     "AuthenticationError",

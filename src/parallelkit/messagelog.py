@@ -31,6 +31,10 @@ Measured before it was chosen, in one process on a machine with two cores: a seq
 feeds it, is lost when its process is killed, and leaves wrong counts behind. A lock of `flock` taken and let
 go is 0.75 µs (of `fcntl` 1.15), a record written to mapped memory or read from it 0.1 µs; 1 MB written into
 memory that was used before 60 µs, and read 50 µs.
+
+What came of it, one writer and one reader, µs per item (benchmarks/test_queue_throughput.py), in brackets
+multiprocessing.Queue: small tuples 2.6 (3.0), dicts 3.4 (3.3), bytes of 1 MB 264 (939), arrays of 1 MB 272
+(1314).
 """
 
 from __future__ import annotations

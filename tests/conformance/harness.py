@@ -99,7 +99,7 @@ def run_group(method: str, words: Iterable[str], *, baseline: bool = False) -> R
     results = Results()
     left = list(words)
     while left:
-        with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        with tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True) as folder:
             ending = _run_process(Path(folder), method, left, baseline=baseline)
             planned, ended = _collect(Path(folder, "results.jsonl"), ending, results)
         left = [name for name in planned if name not in ended]
@@ -113,6 +113,7 @@ def _run_process(folder: Path, method: str, words: list[str], *, baseline: bool)
     """Run one runner in the folder; return how it ended, with the end of what it wrote."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}
     environment["CONFORMANCE_BASELINE"] = "1" if baseline else ""
+    environment["TMPDIR"] = str(folder)  # what is made there by who is killed goes with it
     log = folder / "log"
     work = folder / "work"
     work.mkdir()

@@ -118,8 +118,8 @@ class Arena:
         self.descriptor = descriptor
         weakref.finalize(self, os.close, descriptor).atexit = False
         os.ftruncate(descriptor, _ARENA_BYTES)
-        self.memory = mmap.mmap(descriptor, _ARENA_BYTES)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        self.memory: mmap.mmap = mmap.mmap(descriptor, _ARENA_BYTES)
+        self.address: int = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         view = memoryview(self.memory)
         self._directory = view[: _NAMESPACE.start].cast("I")
         self._namespace = view[_NAMESPACE].cast("Q")

@@ -32,15 +32,15 @@ given a pause, in which its buffer drains.
 
 Measured (Python 3.11, 2 cores, ns for acquire and release as a pair, and for `with lock: pass`):
 
-    multiprocessing.Lock, bound C methods                            30    135
-    this                                                            140    255
+    multiprocessing.Lock, bound C methods                            30    138
+    this                                                            144    266
     a Python function for each, with the claim and no rule else      90    190
     a robust pthread mutex through ctypes (two calls)               390
     fcntl.lockf; fcntl.flock                                  1140; 710
 
-So a pair alone costs 110 ns more than in C, and `with` less than twice as much. Most of it are the calls of
-two Python functions and two stores into shared memory. Four processes that increment a number 20,000
-times each: 77 ms, multiprocessing.Lock 64.
+So a pair alone costs 115 ns more than in C, and `with` somewhat less than twice as much. Most of it are the
+calls of two Python functions and two stores into shared memory. Four processes that increment a number
+20,000 times each: 75 to 125 ms, multiprocessing.Lock 50 to 65.
 
 A robust mutex would besides belong to a thread, where `Lock` may be released by any thread and process.
 """
@@ -124,12 +124,12 @@ class Mutex:
         self.kind = kind
         #: Cells of the fast path's functions, so that these need no look-up: 20 ns of 155. The state, and
         #: the index of this process's word.
-        self.state = CellType(UNBOUND)
-        self.index = CellType(0)
-        self.words = block.view(_CLAIMS, _BYTES, "H")
-        self.claims = block.view(_CLAIMS, _BYTES)[::2]
-        self.traces = block.view(_CLAIMS, _BYTES)[1::2]
-        self.flags = block.view(_FLAGS, _CLAIMS)
+        self.state: CellType = CellType(UNBOUND)
+        self.index: CellType = CellType(0)
+        self.words: memoryview = block.view(_CLAIMS, _BYTES, "H")
+        self.claims: memoryview = block.view(_CLAIMS, _BYTES)[::2]
+        self.traces: memoryview = block.view(_CLAIMS, _BYTES)[1::2]
+        self.flags: memoryview = block.view(_FLAGS, _CLAIMS)
         self.token: NativeSemaphore = block.semaphore(_TOKEN, kind, 1)
         self._raw: NativeSemaphore = block.semaphore(_TOKEN, COUNTING, 1)
         self._hint: NativeSemaphore = block.semaphore(_HINT, COUNTING, MAX_VALUE)

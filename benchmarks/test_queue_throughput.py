@@ -1,6 +1,6 @@
 """Queues and pipes beside multiprocessing's: one process writes and one reads, in the same run.
 
-    make bench ARGS=benchmarks/test_queues.py
+    make bench ARGS=benchmarks/test_queue_throughput.py
 
 A round starts a writer and reads all that it has put; the figures are per round, and `per item` in the
 extra columns is the least of them over the number of items, in microseconds.
