@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.message
 import email.parser
 import inspect
+import multiprocessing
 import os
 import re
 import subprocess
@@ -91,7 +92,8 @@ def test_all_is_sorted_and_complete() -> None:
         for name, value in vars(parallelkit).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
-    assert public == {name for name in parallelkit.__all__ if name not in ("__version__", "tracebacks")}
+    modules = {"tracebacks", "reducer"}  # the second is multiprocessing's
+    assert public == {name for name in parallelkit.__all__ if name not in ("__version__", *modules)}
 
 
 def test_all_errors_are_public() -> None:
@@ -111,7 +113,21 @@ def test_the_readme_speaks_of_public_names_only() -> None:
     assert spoken <= set(parallelkit.__all__)
 
 
-@pytest.mark.parametrize("name", [name for name in parallelkit.__all__ if name != "__version__"])
+#: What is handed on from multiprocessing as it is, and documented there.
+HANDED_ON = {
+    name
+    for name in parallelkit.__all__
+    if hasattr(multiprocessing, name)
+    and not getattr(getattr(parallelkit, name), "__module__", "").startswith("parallelkit.")
+}
+
+
+def test_what_is_handed_on_is_multiprocessings() -> None:
+    assert {"current_process", "TimeoutError", "Value", "set_start_method"} <= HANDED_ON
+    assert not HANDED_ON & {"Process", "Pool", "Queue", "Lock", "Pipe", "get_context"}
+
+
+@pytest.mark.parametrize("name", sorted(set(parallelkit.__all__) - HANDED_ON - {"__version__"}))
 def test_each_public_name_is_documented(name: str) -> None:
     value = getattr(parallelkit, name)
     if name == "Outcome":  # an alias, whose docstring would be that of all unions
