@@ -331,6 +331,9 @@ def test_a_bad_lifetime_is_refused_as_multiprocessing_refuses_it() -> None:
             Pool(1, maxtasksperchild=value)  # type: ignore[arg-type]
 
 
+MaybeEncodingError: type[BaseException] = vars(multiprocessing.pool)["MaybeEncodingError"]
+
+
 def locked(_: object) -> Any:
     return threading.Lock()
 
@@ -338,7 +341,7 @@ def locked(_: object) -> Any:
 def test_a_result_that_cannot_be_sent_is_caught_as_multiprocessings_error(start_method: str) -> None:
     with Pool(1, start_method=start_method) as pool:
         for _ in range(3):
-            with pytest.raises(vars(multiprocessing.pool)["MaybeEncodingError"]) as caught:
+            with pytest.raises(MaybeEncodingError) as caught:
                 pool.apply(locked, (0,))
             error = caught.value
             assert isinstance(error, parallelkit.ResultError)

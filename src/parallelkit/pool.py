@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from operator import length_hint
@@ -200,7 +201,10 @@ class Pool:
         errors: Errors | None = None,
         **options: Unpack[CallOptions],
     ) -> list[Any]:
-        """Call `func` with each item; return the results in the order of the items."""
+        """Call `func` with each item; return the results in the order of the items.
+
+        All items are run; then the first failure is raised (`errors="raise"`, the default here).
+        """
         return self._map(func, Style.CALL, iterable, chunksize, None, None, errors, options).get()
 
     @overload
@@ -310,7 +314,8 @@ class Pool:
         result: AsyncResult[list[Any]] = AsyncResult(
             self._driver, self._unretrieved, settings, len(items), callback, error_callback, single=False
         )
-        spec = settings.job(len(items), at_hand=True)
+        # As multiprocessing has it, a failure keeps no other item from being run.
+        spec = replace(settings.job(len(items), at_hand=True), stop_on_failure=False)
         return self._submit(result, func, style, items, spec)
 
     def _submit(
