@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import signal
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from typing import Any
 
 import pytest
@@ -14,16 +15,19 @@ import pytest
 import parallelkit.errors
 from parallelkit import tracebacks
 from parallelkit.errors import (
+    AbandonedError,
     CallTimeoutError,
     ClosedError,
     MemoryLimitError,
     ParallelKitError,
     RemoteError,
+    ResultError,
     SerializationError,
     TaskTimeoutError,
     WorkerDiedError,
     WorkerInitError,
 )
+from parallelkit.process import ProcessDiedError
 
 DEATH: dict[str, Any] = {"index": 5, "pid": 77, "exitcode": -9, "signal": 9, "started": True}
 
@@ -34,12 +38,14 @@ def _examples() -> list[tuple[ParallelKitError, dict[str, Any]]]:
         (CallTimeoutError, {"timeout": 2.0, "completed": 7}),
         (WorkerDiedError, DEATH),
         (MemoryLimitError, {**DEATH, "limit": 10**9, "used": 2 * 10**9}),
+        (ProcessDiedError, {"name": "Process-1", "pid": 77, "exitcode": 3, "signal": None, "asked": False}),
         (WorkerInitError, {"starts": 3}),
         (SerializationError, {"what": "item", "path": "item[0]", "reason": "TypeError: no", "index": 2}),
+        (ResultError, {"path": "result.lock", "reason": "TypeError: no", "exc": "E()", "value": "<R>"}),
         (RemoteError, {"type_name": "m.E", "text": "t", "traceback": "T"}),
     ]
     fields = [(cls(**given), {k: v for k, v in given.items() if k != "text"}) for cls, given in made]
-    return [*fields, (ClosedError("this pool is closed"), {})]
+    return [*fields, (AbandonedError(), {}), (ClosedError("this pool is closed"), {})]
 
 
 @pytest.fixture(params=_examples(), ids=lambda example: type(example[0]).__name__)
@@ -49,8 +55,12 @@ def example(request: pytest.FixtureRequest) -> tuple[ParallelKitError, dict[str,
 
 
 def test_every_error_is_tried_here() -> None:
-    tried = {type(error).__name__ for error, _ in _examples()} | {"ParallelKitError"}
-    assert tried == set(parallelkit.errors.__all__)
+    tried = {type(error) for error, _ in _examples()} | {ParallelKitError}
+    assert tried == {getattr(parallelkit.errors, name) for name in parallelkit.errors.__all__} | {
+        value
+        for value in vars(parallelkit).values()
+        if isinstance(value, type) and issubclass(value, ParallelKitError)
+    }
 
 
 def test_has_the_fields_it_was_made_with(example: tuple[ParallelKitError, dict[str, Any]]) -> None:
@@ -93,8 +103,10 @@ def test_travels_with_its_cause_and_notes(example: tuple[ParallelKitError, dict[
         (CallTimeoutError, (TimeoutError, multiprocessing.TimeoutError, OSError)),
         (WorkerDiedError, (BrokenProcessPool, RuntimeError)),
         (MemoryLimitError, (WorkerDiedError, BrokenProcessPool)),
+        (ProcessDiedError, (WorkerDiedError, BrokenProcessPool)),
         (WorkerInitError, (BrokenProcessPool,)),
         (SerializationError, (pickle.PicklingError, pickle.PickleError)),
+        (ResultError, (SerializationError, MaybeEncodingError, pickle.PicklingError)),
         (RemoteError, (ParallelKitError,)),
         (ClosedError, (ValueError, RuntimeError)),
     ],
@@ -114,6 +126,12 @@ def test_a_timeout_is_no_errno_to_anyone() -> None:
 def test_a_call_timeout_counts_in_good_english() -> None:
     assert str(CallTimeoutError(timeout=1.5, completed=1)).endswith("of 1.5 s; by then 1 item was done")
     assert str(CallTimeoutError(timeout=1.5, completed=0)).endswith("by then 0 items were done")
+
+
+def test_a_timeout_where_there_are_no_items_counts_none() -> None:
+    error = CallTimeoutError(timeout=1.5)
+    assert str(error) == "nothing came within the timeout of 1.5 s; only the wait is over"
+    assert error.completed is None
 
 
 @pytest.mark.parametrize(

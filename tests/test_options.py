@@ -126,7 +126,7 @@ POOL = [
     ("processes", 1.5, TypeError, "processes must be a whole number, not 1.5"),
     ("processes", "2", TypeError, "processes must be a whole number, not '2'"),
     ("maxtasksperchild", 0, ValueError, "maxtasksperchild must be at least 1, not 0"),
-    ("maxtasksperchild", 1.5, TypeError, "maxtasksperchild must be a whole number, not 1.5"),
+    ("maxtasksperchild", 1.5, ValueError, "maxtasksperchild must be a whole number, not 1.5"),
     ("max_workers", 2, TypeError, "unexpected keyword argument 'max_workers'"),
 ]
 #: Options of the calls that `Pool` takes as their defaults.

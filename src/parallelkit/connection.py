@@ -232,7 +232,7 @@ class Connection(Generic[S_contra, R_co]):
         try:
             return self._stream().receive(deadline, most)
         except TimeoutError:
-            raise CallTimeoutError(timeout=timeout or 0.0, completed=0) from None
+            raise CallTimeoutError(timeout=timeout or 0.0) from None
         except TooLong:
             if self._writable:
                 self._readable = False

@@ -92,17 +92,21 @@ class TaskTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutEr
 
 
 class CallTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutError):
-    """A whole call, or the wait for its result, took longer than `timeout`.
+    """A whole call, or the wait for what it gives, took longer than `timeout`.
 
-    timeout: the limit, in seconds. completed: how many items had an outcome by then.
+    timeout: the limit, in seconds. completed: how many items had an outcome by then; None where there are
+    no items, as with the result of a `Process` or with `Connection.recv`.
 
     >>> CallTimeoutError(timeout=2.0, completed=7)
     CallTimeoutError('no complete result within the timeout of 2 s; by then 7 items were done')
     """
 
-    def __init__(self, *, timeout: float, completed: int) -> None:
+    def __init__(self, *, timeout: float, completed: int | None = None) -> None:
         self.timeout = timeout
         self.completed = completed
+        if completed is None:
+            super().__init__(f"nothing came within the timeout of {timeout:g} s; only the wait is over")
+            return
         done = "1 item was" if completed == 1 else f"{completed} items were"
         super().__init__(f"no complete result within the timeout of {timeout:g} s; by then {done} done")
 

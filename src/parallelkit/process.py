@@ -271,7 +271,7 @@ class Process(StandardProcess, Generic[R_co]):
         self.join(timeout)
         code = popen.poll()
         if code is None:
-            raise CallTimeoutError(timeout=timeout or 0.0, completed=0)
+            raise CallTimeoutError(timeout=timeout or 0.0)
         error = None if popen.result is None else popen.result.error()
         if popen.result is not None and not isinstance(error, SystemExit):
             return error
