@@ -6,10 +6,10 @@ VENV ?= .venv
 BIN = "$(VENV)/bin"
 STAMP = $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typing bench conformance ci clean
+.PHONY: help demo test lint typing bench conformance soak-locks soak-queues ci clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## survey the standard library with pool_map: the main job on real input
 	$(BIN)/python examples/stdlib_survey.py
@@ -35,6 +35,19 @@ bench: $(STAMP) ## measure against multiprocessing and concurrent.futures
 
 conformance: $(STAMP) ## run CPython's own tests of multiprocessing, and write docs/conformance.md
 	cd tests && "$(abspath $(VENV))/bin/python" -m conformance.harness --write
+
+KILLS = 200
+SEED = 1
+
+soak-locks: $(STAMP) ## kill who holds a lock, KILLS=200 times a kind, SEED=1
+	$(BIN)/python tests/soak_locks.py --kind Lock --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python tests/soak_locks.py --kind Lock --kills $(KILLS) --seed $(SEED) --threads 2
+	$(BIN)/python tests/soak_locks.py --kind RLock --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python tests/soak_locks.py --kind RLock --kills $(KILLS) --seed $(SEED) --threads 2
+	$(BIN)/python tests/soak_locks.py --kind Condition --kills $(KILLS) --seed $(SEED)
+
+soak-queues: $(STAMP) ## kill who puts and gets, KILLS=200 times a kind, SEED=1
+	$(BIN)/python tests/soak_queues.py --kills $(KILLS) --seed $(SEED)
 
 ci: ## all that CI runs
 	.ci/run

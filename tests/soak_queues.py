@@ -2,8 +2,9 @@
 
     python tests/soak_queues.py --kills 200 --seed 1
 
-Items are numbered by writer. A writer notes in shared memory which item it is about to put and which `put`
-has accepted; a reader writes down each item that it got, in a file of its own. After the kills it must hold:
+Each setting (kind of queue, `maxsize`, size of an item) sees so many kills. Items are numbered by writer. A writer
+notes in shared memory which item it is about to put and which `put` has accepted; a reader writes down each
+item that it got, in a file of its own. After the kills it must hold:
 
 - the survivors go on, to the end;
 - no item was got twice, none that was not put, and none is damaged; those of one writer come in order;
@@ -231,11 +232,11 @@ def soak(kills: int, seed: int, each: int = 10) -> Figures:
 def main() -> None:
     """Run it and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="how many for each setting")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     began = time.monotonic()
-    figures = soak(options.kills, options.seed)
+    figures = soak(options.kills * len(SETTINGS), options.seed)
     seconds = time.monotonic() - began
     print(
         f"seed {options.seed}: {figures.kills} kills in {seconds:.1f} s, "

@@ -16,5 +16,5 @@ def test_example(source: str, output: str, tmp_path: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(_EXAMPLES) == 6
+    assert len(_EXAMPLES) == 7
     assert all(output for _, output in _EXAMPLES)
