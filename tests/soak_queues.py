@@ -2,9 +2,9 @@
 
     python tests/soak_queues.py --kills 200 --seed 1
 
-Each setting (kind of queue, `maxsize`, size of an item) sees so many kills. Items are numbered by writer. A writer
-notes in shared memory which item it is about to put and which `put` has accepted; a reader writes down each
-item that it got, in a file of its own. After the kills it must hold:
+Each setting (kind of queue, `maxsize`, size of an item) sees so many kills. Items are numbered by writer. A
+writer notes in shared memory which item it is about to put and which `put` has accepted; a reader writes
+down each item that it got, in a file of its own. After the kills it must hold:
 
 - the survivors go on, to the end;
 - no item was got twice, none that was not put, and none is damaged; those of one writer come in order;

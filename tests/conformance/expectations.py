@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +21,18 @@ CPython's own tests of multiprocessing are run against parallelkit's classes: fr
 replaced, and with each start method. The test suite does it on each run; `make conformance` does it and
 writes this page.
 
-The classes are {classes}.
+The test classes for what this library has of its own are {own}.
+
+Others test what is multiprocessing's own and is used together with these classes, or the interpreter:
+{others}.
 
 Of those that CPython runs with processes, managers and threads, the tests for processes are run. Three things
 are arranged: a program that a test runs in an interpreter of its own imports `parallelkit`; where a test
 looks at the private semaphores of a `Condition`, it finds the counts that ours has; and there is no
 cloudpickle, so that what multiprocessing cannot pickle cannot be pickled here.
 
-| Python | start method | pass | do not pass | skipped by CPython | pass of what ran |
-| --- | --- | ---: | ---: | ---: | ---: |
+| Python | start method | classes | pass | do not pass | skipped by CPython | pass of what ran |
+| --- | --- | --- | ---: | ---: | ---: | ---: |
 {figures}
 
 ## What does not pass
@@ -37,6 +41,8 @@ cloudpickle, so that what multiprocessing cannot pickle cannot be pickled here.
 A test that is not listed here and fails, fails our suite, and so does one that is listed and passes, but for
 those that pass now and then. These are counted above among those that do not pass.
 """
+#: What passed, did not pass and was skipped, by "own" (the classes of this library) and "others".
+Figures = dict[str, tuple[int, int, int]]
 _KINDS = {"improvement": "A deliberate improvement", "private": "Private to CPython's implementation"}
 
 
@@ -78,25 +84,31 @@ def listed(method: str) -> dict[str, Difference]:
     return {d.test: d for d in differences() if d.applies(method, python)}
 
 
-def page(classes: tuple[str, ...]) -> str:
+def page(own: Iterable[str], others: Iterable[str]) -> str:
     """The text of docs/conformance.md."""
     rows = []
     for name, figures in sorted(json.loads(FIGURES.read_text("utf-8")).items()):
         python, method = name.split()
-        passed, failed, skipped = figures
-        share = f"{passed / (passed + failed):.1%}".replace("%", " %")
-        rows.append(f"| {python} | {method} | {passed} | {failed} | {skipped} | {share} |")
+        for kind, label in (("own", "of this library"), ("others", "others")):
+            passed, failed, skipped = figures[kind]
+            share = f"{passed / (passed + failed):.1%}".replace("%", " %")
+            rows.append(f"| {python} | {method} | {label} | {passed} | {failed} | {skipped} | {share} |")
     parts = []
     for kind, title in _KINDS.items():
         entries = [d for d in differences() if d.kind == kind]
         if entries:
             parts.append(f"### {title}\n\n" + "".join(map(_item, entries)))
-    names = [f"`{name}`" for name in sorted(classes, key=lambda name: name.lstrip("_"))]
     return _HEAD.format(
-        classes=_wrapped(f"{', '.join(names[:-1])} and {names[-1]}", len("The classes are ")).lstrip(),
+        own=_names(own, len("The test classes for what this library has of its own are ")),
+        others=_names(others, 0),
         figures="\n".join(rows),
         differs="\n".join(parts),
     )
+
+
+def _names(classes: Iterable[str], indent: int) -> str:
+    names = [f"`{name}`" for name in sorted(classes, key=lambda name: name.lstrip("_"))]
+    return _wrapped(f"{', '.join(names[:-1])} and {names[-1]}", indent).lstrip()
 
 
 def _item(difference: Difference) -> str:
@@ -117,9 +129,9 @@ def _wrapped(text: str, indent: int) -> str:
     return "\n".join([*lines, line.rstrip()])
 
 
-def write(counts: dict[str, tuple[int, int, int]], classes: tuple[str, ...]) -> None:
-    """Replace the figures of these runs ("3.11.7 fork": passed, failed, skipped) and write the page."""
+def write(counts: dict[str, Figures], own: Iterable[str], others: Iterable[str]) -> None:
+    """Replace the figures of these runs (by "3.11.7 fork") and write the page."""
     known = json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
     known.update(counts)
     FIGURES.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(classes), "utf-8")
+    PAGE.write_text(page(own, others), "utf-8")
