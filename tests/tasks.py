@@ -173,3 +173,11 @@ def chained(x: int) -> None:
 
 def grouped(x: int) -> None:
     raise ExceptionGroup("two", [TwoArguments(x, 2), OSError(2, "gone", "/nowhere")])
+
+
+def fail_first(folder: str) -> None:
+    """An initializer that fails where it runs for the first time."""
+    mark = Path(folder, "failed")
+    if not mark.exists():
+        mark.touch()
+        raise LookupError("not yet")

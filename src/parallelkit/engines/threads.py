@@ -38,6 +38,9 @@ class ThreadsEngine:
     task, the caller gets the error and another thread takes over, and the old one goes on unseen
     until its task returns. `memory_limit` has no effect, as threads share their memory.
 
+    A task may hand in more work to its own pool, but should not wait for it: where all workers do so, none
+    is left for the work, and they wait for ever. Give such tasks a second pool.
+
     >>> import parallelkit
     >>> parallelkit.pool_map(abs, [-1, 2], engine="threads")
     [1, 2]
