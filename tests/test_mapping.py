@@ -327,3 +327,58 @@ def test_a_result_does_not_wait_for_the_rest_of_its_chunk(kind: str) -> None:
     items = [0.0, 0.0, nap]
     with parallelkit.pool_imap(tasks.sleep, items, chunksize=3, max_workers=1, **chosen) as results:
         assert [next(results), next(results)] == [0.0, 0.0]
+
+
+def _leaving_input(leave: BaseException) -> Iterator[int]:
+    yield from range(3)
+    raise leave
+
+
+@pytest.mark.parametrize("leave", [SystemExit("input"), GeneratorExit(), KeyboardInterrupt()], ids=repr)
+def test_an_input_that_raises_what_is_no_error(engine: Options, leave: BaseException) -> None:
+    with pytest.raises(type(leave)):
+        parallelkit.pool_map(tasks.square, _leaving_input(leave), **engine)
+    seen = []
+    with pytest.raises(type(leave)):
+        for result in parallelkit.pool_imap(tasks.square, _leaving_input(leave), **engine):
+            seen.append(result)
+    assert seen == [0, 1, 4]
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise SystemExit("repr")
+
+    def __call__(self, _: object) -> None:
+        raise ValueError("the user's")
+
+
+def test_an_item_whose_repr_does_not_return(engine: Options) -> None:
+    with pytest.raises(ValueError, match="the user's") as caught:
+        parallelkit.pool_map(Unspeakable(), [Unspeakable()], **engine)
+    assert caught.value.__notes__ == ["parallelkit: item 0: (its repr raised SystemExit)"]
+
+
+_constant = ValueError("always the same")
+
+
+def _raise_constant(_: object) -> None:
+    raise _constant
+
+
+def _map_inside(_: object) -> None:
+    parallelkit.pool_map(tasks.fail_on_three, range(5), engine="serial")
+
+
+@pytest.mark.parametrize("kind", ["threads", "serial"])
+def test_one_object_that_many_items_raise_has_one_note(kind: str) -> None:
+    for _ in range(2):
+        with pytest.raises(ExceptionGroup) as caught:
+            parallelkit.pool_map(_raise_constant, range(3), engine=kind, errors="group")
+        assert len(caught.value.exceptions[0].__notes__) == 1
+
+
+def test_a_call_in_a_call_keeps_both_notes(engine: Options) -> None:
+    with pytest.raises(ValueError, match="three") as caught:
+        parallelkit.pool_map(_map_inside, ["a"], **engine)
+    assert caught.value.__notes__ == ["parallelkit: item 3: 3", "parallelkit: item 0: 'a'"]

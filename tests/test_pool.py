@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import multiprocessing
@@ -349,3 +350,49 @@ def test_a_result_that_cannot_be_sent_is_caught_as_multiprocessings_error(start_
             assert error.exc.startswith("TypeError")
             assert "lock" in error.value
             assert "lock" in str(error)
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise SystemExit("repr")
+
+    def __call__(self, _: object) -> None:
+        raise ValueError("the user's")
+
+
+def test_a_repr_that_raises_keeps_no_call_from_its_end(engine: Options) -> None:
+    with Pool(1, **engine) as pool:
+        ended = threading.Event()
+        results: list[Any] = [
+            pool.map_async(Unspeakable(), [Unspeakable()]),
+            pool.apply_async(Unspeakable(), (1,)),
+            pool.apply_async(Unspeakable(), (1,), error_callback=lambda _: ended.set()),
+        ]
+        if engine["engine"] != "serial":  # the service thread names the item; here nobody waits
+            assert ended.wait(30)
+        for result in results:
+            with pytest.raises(ValueError, match="the user's") as caught:
+                result.get(20)
+    assert caught.value.__notes__ == ["parallelkit: in the call of an instance of Unspeakable"]
+
+
+def test_the_note_of_a_call_is_short() -> None:
+    function = functools.partial(tasks.add, "x" * 10_000, "y")
+    with Pool(1, engine="serial") as pool, pytest.raises(TypeError) as caught:
+        pool.apply(function, (1,))
+    (note,) = caught.value.__notes__
+    assert "functools.partial" in note
+    assert len(note) < 300
+
+
+@pytest.mark.parametrize(
+    ("args", "kwds", "path"),
+    [((1, [threading.Lock()]), {}, "args[1][0]"), ((), {"x": threading.Lock()}, "kwds['x']")],
+)
+def test_arguments_that_cannot_be_sent(start_method: str, args: Any, kwds: Any, path: str) -> None:
+    with Pool(1, start_method=start_method) as pool:
+        with pytest.raises(parallelkit.SerializationError) as caught:
+            pool.apply(tasks.add, args, kwds)
+        assert (caught.value.what, caught.value.path, caught.value.index) == ("call", path, None)
+        assert f"the call cannot be sent between processes at {path}: " in str(caught.value)
+        assert pool.apply(tasks.add, (1, 2)) == 3

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import reprlib
 import threading
 import time
 import weakref
@@ -29,9 +28,9 @@ from multiprocessing import util
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from . import tracebacks
 from .engines import Crew, Setup, Style, Work
-from .errors import ClosedError, SerializationError
+from .errors import ClosedError
+from .naming import Namer
 from .options import WorkerSettings
 from .scheduler import (
     Broken,
@@ -70,11 +69,6 @@ _END_SECONDS = 10.0
 _FEEDER_SECONDS = 0.2
 
 
-#: Writes an item into a note: shortened, as it may be large, but a path stays whole.
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 160
-
-
 class Sink(Protocol):
     """Where the outcomes of a call go. Called without the driver's lock; must not raise."""
 
@@ -91,6 +85,7 @@ class Call:
     def __init__(self, lock: threading.Lock, work: Work, sink: Sink, source: Iterator[Any] | None) -> None:
         self.id = 0
         self.work = work
+        self.namer = Namer(work)
         self.sink = sink
         self.source = source
         self.size: int | None = len(work.sequence) if work.sequence is not None else None
@@ -354,7 +349,7 @@ class Driver:
             return
         if command.failures:
             for offset, exception in command.failures.items():
-                _name_item(call, command.start + offset, exception)
+                call.namer.name(command.start + offset, exception)
         call.sink.deliver(command)
         drawn = call.work.drawn
         if drawn:
@@ -389,8 +384,8 @@ class Driver:
         self._lock.release()
         try:
             exhausted = _take(call, wanted)
-        except Exception as raised:
-            error = raised
+        except BaseException as raised:
+            error = raised  # of any kind: it ends the call, not the thread that draws
         finally:
             self._lock.acquire()
         if exhausted or error is not None:
@@ -620,21 +615,6 @@ def _add_drawn(call: Call) -> int:
         drawn[call.drawn] = fresh.popleft()
         call.drawn += 1
     return call.drawn - first
-
-
-def _name_item(call: Call, index: int, exception: BaseException) -> None:
-    """Add the note that says which item an exception is about."""
-    try:
-        item = _short.repr(call.work.item(index))
-    except Exception as error:
-        item = f"(its repr raised {type(error).__name__})"
-    if call.work.style is Style.APPLY:
-        name = getattr(call.work.function, "__qualname__", None) or repr(call.work.function)
-        tracebacks.add_note(exception, f"parallelkit: in the call of {name}")
-    else:
-        if isinstance(exception, SerializationError) and exception.index is None:
-            exception.index = index  # a worker knows the place in its chunk only
-        tracebacks.add_note(exception, f"parallelkit: item {index}: {item}")
 
 
 _live: weakref.WeakSet[Driver] = weakref.WeakSet()

@@ -210,8 +210,9 @@ class WorkerInitError(ParallelKitError, BrokenProcessPool):
 class SerializationError(ParallelKitError, pickle.PicklingError):
     """Something could not be sent to another process, or not be read there.
 
-    what: "function", "item", "result" or "initializer". path: the way to the culprit inside
-    of it, such as "item['lock']". reason: what pickle said. index: which item, None for none.
+    what: "function", "item", "call" (the arguments of a single one), "result", "exception" or
+    "initializer". path: the way to the culprit inside of it, such as "item['lock']" or "args[0]".
+    reason: what pickle said. index: which item, None for none.
 
     >>> print(SerializationError(what="result", path="result.lock", reason="a lock"))  # doctest: +ELLIPSIS
     the result cannot be sent between processes at result.lock: ... needed of it

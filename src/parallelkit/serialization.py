@@ -117,7 +117,8 @@ def _main_can_be_run_again() -> bool:
 def error(what: str, obj: object, cause: BaseException, *, index: int | None = None) -> SerializationError:
     """The error that says what of `obj` could not be sent or read, and why.
 
-    `obj` is None where only `cause` is known; of an initializer, a tuple of it and its arguments.
+    `obj` is None where only `cause` is known; of an initializer, a tuple of it and its arguments; of a
+    single call, a tuple of its arguments and its keyword arguments.
 
     >>> print(error("item", {"f": [1, (n for n in "ab")]}, TypeError("no")).path)
     item['f'][1]
@@ -125,8 +126,8 @@ def error(what: str, obj: object, cause: BaseException, *, index: int | None = N
     path = what
     if obj is not None:
         path += _culprit(obj)
-    if what == "initializer":
-        path = re.sub(r"^initializer\[([01])\]", lambda found: _INITIALIZER[found[1]], path)
+    if what in _PARTS:
+        path = re.sub(rf"^{what}\[([01])\]", lambda found: _PARTS[what][int(found[1])], path)
     reason = f"{type(cause).__name__}: {text_of(cause)}"
     if what == "result":
         made: SerializationError = ResultError(
@@ -138,7 +139,8 @@ def error(what: str, obj: object, cause: BaseException, *, index: int | None = N
     return made
 
 
-_INITIALIZER = {"0": "initializer", "1": "initargs"}
+#: What is sent as a tuple of two, which the caller gave apart.
+_PARTS = {"initializer": ("initializer", "initargs"), "call": ("args", "kwds")}
 
 
 def _fails(obj: object) -> bool:

@@ -21,7 +21,7 @@ from . import serialization
 from .errors import RemoteError
 from .rebuilding import HEAP_TYPE, NO_NODE, Frame, Rebuilding, Unpickler, text_of
 
-__all__ = ["add_note", "dumps", "loads"]
+__all__ = ["add_note", "dumps", "loads", "notes_of"]
 
 #: More of `AttributeError.obj` is not sent, in bytes: it only serves to suggest another name.
 _LARGEST_OBJ = 1 << 16
@@ -72,7 +72,7 @@ def add_note(exception: BaseException, text: str) -> None:
     >>> error.__notes__
     ['look here']
     """
-    notes = _fetch(exception, "__notes__")
+    notes = notes_of(exception)
     try:
         if isinstance(notes, list):
             notes.append(text)
@@ -80,6 +80,11 @@ def add_note(exception: BaseException, text: str) -> None:
             BaseException.__setattr__(exception, "__notes__", [text])
     except Exception:
         return
+
+
+def notes_of(exception: BaseException) -> Any:
+    """The very list of an exception's notes; None, or anything else, where it has none that can be had."""
+    return _fetch(exception, "__notes__")
 
 
 class _Table:

@@ -35,7 +35,7 @@ from ...scheduler import (
     WorkerDied,
     WorkerReady,
 )
-from ..base import Setup, Work
+from ..base import Setup, Style, Work
 from . import protocol as p
 from . import starting
 from .page import Entry, StatusPage
@@ -216,7 +216,7 @@ class ProcessCrew:
                     return
                 member.defined.add(chunk.job)
             items = work.items(chunk.start, chunk.stop)
-            parts += _pack_items(chunk, items, eager)
+            parts += _pack_items(chunk, items, eager, work.style)
             size = size_of(parts)
             if size > _NOTEWORTHY:
                 self._events.append(Sent(chunk.job, len(chunk), size))
@@ -397,7 +397,7 @@ class ProcessCrew:
         self._woken.close()
 
 
-def _pack_items(chunk: Chunk, items: list[Any], eager: int) -> list[Part]:
+def _pack_items(chunk: Chunk, items: list[Any], eager: int, style: Style) -> list[Part]:
     if not chunk.piecewise:
         buffers: list[pickle.PickleBuffer] = []
         try:
@@ -412,13 +412,13 @@ def _pack_items(chunk: Chunk, items: list[Any], eager: int) -> list[Part]:
     pieces: list[p.ItemPiece] = []
     large: list[memoryview] = []
     for index, item in enumerate(items, chunk.start):
-        piece, views = _item_piece(index, item)
+        piece, views = _item_piece(None if style is Style.APPLY else index, item)
         pieces.append(piece)
         large += views
     return pack(p.PIECES | eager, chunk.id, chunk.job, pickle.dumps(pieces, 5), large)
 
 
-def _item_piece(index: int, item: object) -> tuple[p.ItemPiece, list[memoryview]]:
+def _item_piece(index: int | None, item: object) -> tuple[p.ItemPiece, list[memoryview]]:
     buffers: list[pickle.PickleBuffer] = []
     try:
         data = serialization.dumps(item, buffers)
@@ -426,7 +426,8 @@ def _item_piece(index: int, item: object) -> tuple[p.ItemPiece, list[memoryview]
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        failure = serialization.error("item", item, error, index=index)
+        what = "call" if index is None else "item"
+        failure = serialization.error(what, item, error, index=index)
         return (None, tracebacks.dumps(failure)), []
 
 
