@@ -23,8 +23,7 @@ import pytest
 import queue_tasks
 from test_queues import Unpicklable, running
 
-from parallelkit import peers
-from parallelkit.connection import Connection, Pipe, wait
+from parallelkit.connection import Connection, Pipe, peers, wait
 from parallelkit.errors import CallTimeoutError, SerializationError
 from parallelkit.queues import Queue
 

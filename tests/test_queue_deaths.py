@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import soak_queues
 
-from parallelkit.messagelog import MessageLog
 from parallelkit.queues import JoinableQueue, Queue, SimpleQueue
+from parallelkit.queues.messagelog import MessageLog
 from parallelkit.sharing import wait_readable
 
 LONG = 20.0

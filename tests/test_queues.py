@@ -31,10 +31,10 @@ import queue_tasks
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from parallelkit import encoding, messagelog, sharing
+from parallelkit import encoding, sharing
 from parallelkit.connection import wait
 from parallelkit.errors import SerializationError
-from parallelkit.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
+from parallelkit.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue, messagelog
 
 LONG = 20.0
 

@@ -14,12 +14,12 @@ results                                 what becomes of a pool's calls
 gathering, iteration                    what becomes of outcomes: a list, or one by one
 driver                                  one scheduler, one crew, and the threads that wait for them
 options                                 the options of the calls, and what is refused
+naming                                  what a failure's note says of its item
 engines                                 how workers are started, spoken to and stopped: processes
                                         (the default), threads, serial
 scheduler                               what is to happen next: pure, without I/O and clock
 process                                 Process; below it launching, marking, resultfile
-connection                              Pipe, Connection; below it stream, peers
-queues                                  Queue and its kin; below it taskcount, messagelog
+connection, queues                      Pipe, Connection; Queue and its kin
 encoding, sharing                       objects as messages, and memory that no dead process can keep
 synchronize                             Lock and its kin, which a death does not block
 errors, outcomes, tracebacks,           the ground

@@ -18,9 +18,9 @@ import os
 import time
 from typing import Any
 
-from . import resources
+from .. import resources
+from ..sharing import Bell, SharedFile, map_shared, memory_file, remaining, wait_readable
 from .messagelog import MessageLog, _inherit
-from .sharing import Bell, SharedFile, map_shared, memory_file, remaining, wait_readable
 
 __all__ = ["JoinableLog"]
 

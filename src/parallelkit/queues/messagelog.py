@@ -46,9 +46,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .encoding import BYTEARRAY, PICKLE, PICKLE_AND_BUFFERS, Message, Part, advance
-from .serialization import LARGE
-from .sharing import Bell, SharedFile, map_shared, memory_file, remaining, wait_readable
+from ..encoding import BYTEARRAY, PICKLE, PICKLE_AND_BUFFERS, Message, Part, advance
+from ..serialization import LARGE
+from ..sharing import Bell, SharedFile, map_shared, memory_file, remaining, wait_readable
 
 if sys.version_info >= (3, 13):
     from queue import Empty, Full, ShutDown

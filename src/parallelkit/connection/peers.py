@@ -23,8 +23,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from . import resources
-from .sharing import Inherited, memory_file
+from .. import resources
+from ..sharing import Inherited, memory_file
 
 __all__ = ["SHORT_WAIT", "Pair", "Watch", "make_pair"]
 

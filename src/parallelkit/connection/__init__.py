@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import Buffer, TypeVar
 
+from ..encoding import PICKLE, Message, decode, encode
+from ..errors import CallTimeoutError
+from ..sharing import remaining
 from . import peers
-from .encoding import PICKLE, Message, decode, encode
-from .errors import CallTimeoutError
-from .sharing import remaining
 from .stream import MessageStream, TooLong
 
 __all__ = ["Connection", "Pipe", "wait"]

@@ -16,9 +16,9 @@ import socket
 import struct
 from collections.abc import Sequence
 
+from ..encoding import BYTES, PICKLE, Message, Part, advance
+from ..sharing import milliseconds, remaining
 from . import peers
-from .encoding import BYTES, PICKLE, Message, Part, advance
-from .sharing import milliseconds, remaining
 
 __all__ = ["MessageStream", "TooLong"]
 

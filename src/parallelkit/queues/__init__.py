@@ -25,10 +25,10 @@ from typing import Any, Generic, Self
 
 from typing_extensions import TypeVar
 
-from .encoding import decode, encode
-from .errors import SerializationError
+from ..encoding import decode, encode
+from ..errors import SerializationError
+from ..sharing import wait_readable
 from .messagelog import Empty, Full, MessageLog, ShutDown
-from .sharing import wait_readable
 from .taskcount import JoinableLog
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "ShutDown", "SimpleQueue"]
