@@ -31,7 +31,7 @@ typing: $(STAMP) ## check the types, with mypy and pyright
 	PATH="$$(cd $(BIN) && pwd):$$PATH" pyright --verifytypes parallelkit --ignoreexternal
 
 bench: $(STAMP) ## measure against multiprocessing and concurrent.futures
-	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-only benchmarks
+	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-only $(or $(ARGS),benchmarks)
 
 conformance: $(STAMP) ## run CPython's own tests of multiprocessing, and write docs/conformance.md
 	cd tests && "$(abspath $(VENV))/bin/python" -m conformance.harness --write
