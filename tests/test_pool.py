@@ -377,7 +377,7 @@ def test_a_repr_that_raises_keeps_no_call_from_its_end(engine: Options) -> None:
 
 
 def test_the_note_of_a_call_is_short() -> None:
-    function = functools.partial(tasks.add, "x" * 10_000, "y")
+    function = functools.partial(tasks.add, "x" * 10_000, "y")  # type: ignore[arg-type]
     with Pool(1, engine="serial") as pool, pytest.raises(TypeError) as caught:
         pool.apply(function, (1,))
     (note,) = caught.value.__notes__
