@@ -370,14 +370,17 @@ def test_a_repr_that_raises_keeps_no_call_from_its_end(engine: Options) -> None:
         ]
         if engine["engine"] != "serial":  # the service thread names the item; here nobody waits
             assert ended.wait(30)
+        errors = []
         for result in results:
             with pytest.raises(ValueError, match="the user's") as caught:
                 result.get(20)
-    assert caught.value.__notes__ == ["parallelkit: in the call of an instance of Unspeakable"]
+            errors.append(caught.value)
+    assert errors[-1].__notes__ == ["parallelkit: in the call of an instance of Unspeakable"]
 
 
 def test_the_note_of_a_call_is_short() -> None:
-    function = functools.partial(tasks.add, "x" * 10_000, "y")  # type: ignore[arg-type]
+    add: Any = tasks.add
+    function: Any = functools.partial(add, "x" * 10_000, "y")
     with Pool(1, engine="serial") as pool, pytest.raises(TypeError) as caught:
         pool.apply(function, (1,))
     (note,) = caught.value.__notes__
