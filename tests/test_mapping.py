@@ -4,6 +4,7 @@ import functools
 import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -218,8 +219,6 @@ def test_lambdas_run_under_every_start_method(engine: Options) -> None:
 
 
 def test_a_forked_worker_inherits_what_cannot_be_pickled() -> None:
-    import threading
-
     items = [threading.Lock(), threading.Lock()]
     assert parallelkit.pool_map(lambda lock: lock.locked(), items, start_method="fork") == [False, False]
 
@@ -382,3 +381,72 @@ def test_a_call_in_a_call_keeps_both_notes(engine: Options) -> None:
     with pytest.raises(ValueError, match="three") as caught:
         parallelkit.pool_map(_map_inside, ["a"], **engine)
     assert caught.value.__notes__ == ["parallelkit: item 3: 3", "parallelkit: item 0: 'a'"]
+
+
+@pytest.mark.parametrize("face", [parallelkit.pool_map, parallelkit.pool_imap])
+def test_a_list_that_shrinks_meanwhile(engine: Options, face: Any) -> None:
+    items = list(range(200))
+
+    class Shrink(Progress):
+        def update(self, n: int) -> None:
+            del items[50:]
+
+    results = list(face(tasks.square, items, progress=Shrink(), chunksize=3, max_workers=2, **engine))
+    assert results == [x * x for x in range(200)]
+
+
+def stop_on_three(x: int) -> int:
+    if x == 3:
+        raise StopIteration("three")
+    return x
+
+
+def test_a_stop_iteration_of_an_item_is_not_the_end(engine: Options) -> None:
+    seen = []
+    with pytest.raises(RuntimeError, match="item 3 raised StopIteration") as caught:
+        for result in parallelkit.pool_imap(stop_on_three, range(10), **engine):
+            seen.append(result)
+    assert seen == [0, 1, 2]
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert caught.value.__cause__.args == ("three",)
+    with pytest.raises(StopIteration, match="three"):
+        parallelkit.pool_map(stop_on_three, range(10), **engine)
+    outcome = parallelkit.pool_map(stop_on_three, [3], errors="return", **engine)[0]
+    assert isinstance(outcome, Failure)
+    assert isinstance(outcome.exception, StopIteration)
+
+
+def test_a_timeout_ends_the_call_though_the_input_goes_on_blocking(engine: Options) -> None:
+    move_on = threading.Event()
+
+    def blocking() -> Iterator[int]:
+        yield 1
+        move_on.wait(50)
+
+    for face in (parallelkit.pool_map, parallelkit.pool_imap):
+        begin = time.monotonic()
+        try:
+            with pytest.raises(parallelkit.CallTimeoutError):
+                list(face(tasks.square, blocking(), timeout=0.3, **engine))
+            assert time.monotonic() - begin < 30
+        finally:
+            move_on.set()
+        move_on.clear()
+
+
+@pytest.mark.parametrize("kind", ["threads", "fork", "spawn"])
+def test_close_ends_the_next_of_another_thread(kind: str) -> None:
+    chosen: Options = {"engine": kind} if kind == "threads" else {"start_method": kind}
+    nap = 2.0 if kind == "threads" else 3600.0  # a thread cannot be ended
+    results = parallelkit.pool_imap(tasks.sleep, [0.0, nap, nap], **chosen)
+    assert next(results) == 0.0
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(list(results)))
+    thread.start()
+    with pytest.raises(parallelkit.CallTimeoutError):  # beside the other thread, which waits without limit
+        results.next(timeout=0.05)
+    while not results._driver._driving:  # type: ignore[union-attr]
+        time.sleep(0.001)
+    results.close()
+    thread.join(30)
+    assert answers == [[]]

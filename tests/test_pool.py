@@ -399,3 +399,47 @@ def test_arguments_that_cannot_be_sent(start_method: str, args: Any, kwds: Any, 
         assert (caught.value.what, caught.value.path, caught.value.index) == ("call", path, None)
         assert f"the call cannot be sent between processes at {path}: " in str(caught.value)
         assert pool.apply(tasks.add, (1, 2)) == 3
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, -1])
+def test_no_time_at_all(timeout: float) -> None:
+    with Pool(1) as pool:
+        result = pool.apply_async(tasks.sleep, (0.3,))
+        result.wait(timeout)
+        with pytest.raises(multiprocessing.TimeoutError):
+            result.get(timeout)
+        assert result.get() == 0.3
+        assert result.get(timeout) == 0.3
+
+
+def test_a_list_that_shrinks_during_imap(engine: Options) -> None:
+    items = list(range(200))
+    with Pool(2, **engine) as pool:
+        results = pool.imap(tasks.square, items)
+        assert next(results) == 0
+        del items[10:]
+        assert list(results) == [x * x for x in range(1, 200)]
+
+
+def test_imap_goes_on_behind_a_stop_iteration(engine: Options) -> None:
+    with Pool(2, **engine) as pool:
+        results = pool.imap(next, [iter([0]), iter([]), iter([2])], chunksize=2)
+        assert next(results) == 0
+        with pytest.raises(RuntimeError, match="item 1 raised StopIteration"):
+            next(results)
+        assert list(results) == [2]
+
+
+def test_close_ends_the_next_of_another_thread_and_not_the_pool(start_method: str) -> None:
+    with Pool(1, start_method=start_method) as pool:
+        results = pool.imap(tasks.sleep, [0.0, 3600.0])
+        assert next(results) == 0.0
+        answers: list[Any] = []
+        thread = threading.Thread(target=lambda: answers.append(list(results)))
+        thread.start()
+        while not pool._driver._driving:
+            time.sleep(0.001)
+        results.close()
+        thread.join(30)
+        assert answers == [[]]
+        assert pool.apply(tasks.square, (2,)) == 4

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from .driver import Call, Driver
-from .errors import CallTimeoutError
+from .errors import CallTimeoutError, ClosedError
 from .options import CallSettings, seconds
 from .outcomes import Failure, Success
 from .progress import Guarded, make_reporter
 from .scheduler import Deliver
 
 R_co = TypeVar("R_co", covariant=True)
+_NOTHING: Any = object()
 
 
 class _Raise:
-    """Stands in the line of results for an exception to be raised there."""
+    """Stands in the line of results for the exception of an item, to be raised there."""
 
-    __slots__ = ("exception",)
+    __slots__ = ("exception", "index")
 
-    def __init__(self, exception: BaseException) -> None:
+    def __init__(self, exception: BaseException, index: int) -> None:
         self.exception = exception
+        self.index = index
 
 
 class Stream:
@@ -52,20 +55,20 @@ class Stream:
         elif not failures:
             self.results.extend(values)
         else:
-            self._deliver_failures(values, failures)
+            self._deliver_failures(outcomes.start, values, failures)
         if self.reporter is not None:
             if failures:
                 self.reporter.failed(self.failed)
             self.reporter.update(len(values))
 
-    def _deliver_failures(self, values: list[Any], failures: Any) -> None:
+    def _deliver_failures(self, start: int, values: list[Any], failures: Any) -> None:
         if self.errors == "group":
             self.failures += failures.values()
         for offset, value in enumerate(values):
             if offset not in failures:
                 self.results.append(value)
             elif self.errors == "raise":
-                self.results.append(_Raise(failures[offset]))
+                self.results.append(_Raise(failures[offset], start + offset))
 
     def finish(self, exception: BaseException | None) -> None:
         """There will be no more."""
@@ -87,6 +90,12 @@ class Stream:
         """What nobody has been told."""
         waiting = [entry.exception for entry in self.results if isinstance(entry, _Raise)]
         return [*waiting, self.exception] if self.exception is not None else waiting
+
+
+def _raise(exception: BaseException, whose: str) -> NoReturn:
+    if isinstance(exception, StopIteration):  # would look like the end; as PEP 479 has it for generators
+        raise RuntimeError(f"{whose} raised StopIteration") from exception
+    raise exception
 
 
 class ResultIterator(Iterator[R_co], Generic[R_co]):
@@ -127,42 +136,54 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
     def next(self, timeout: float | None = None) -> R_co:
         """The next result. `CallTimeoutError` where it is not there within `timeout` seconds.
 
-        Raises the exception of a failed item in its place, and StopIteration at the end.
+        Raises the exception of a failed item in its place, and StopIteration at the end, or where another
+        thread calls `close`. A StopIteration that an item raised comes as the cause of a RuntimeError.
         """
         limit = None if timeout is None else seconds("timeout", timeout, zero=True)
-        with self._lock:
-            self._begun = True
-            results = self._stream.results
-            if not results:
-                self._await(limit)
-            if not results:
-                self._end()
-            entry = results.popleft()
-            self._untold += 1
-            if self._untold > len(results) // 2:
-                self._tell()
+        deadline = None if limit is None else time.monotonic() + limit
+        while (entry := self._take()) is _NOTHING:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._wait(left):
+                assert limit is not None
+                raise CallTimeoutError(timeout=limit, completed=self._stream.completed)
         if type(entry) is not _Raise:
             result: R_co = entry
             return result
         if self._owns_driver:
             self.close()
-        raise entry.exception
+        _raise(entry.exception, f"item {entry.index}")
 
-    def _await(self, timeout: float | None) -> None:
-        self.start()
+    def _take(self) -> Any:
+        """What comes next, or `_NOTHING` where it is not there yet. Raises at the end."""
+        with self._lock:
+            self._begun = True
+            results = self._stream.results
+            over = self._stream.over or self._closed  # asked first: the last results come before the end
+            if not results:
+                if over:
+                    self._end()
+                self.start()
+                self._tell()
+                return _NOTHING
+            entry = results.popleft()
+            self._untold += 1
+            if self._untold > len(results) // 2:
+                self._tell()
+            return entry
+
+    def _wait(self, timeout: float | None) -> bool:
+        # Without the lock: `close` has to get in, and others who have less time.
         driver, call = self._driver, self._call
-        if driver is None or call is None:
-            return
-        self._tell()
+        assert driver is not None
+        assert call is not None
         try:
-            arrived = driver.wait(call, timeout, self._stream.has_news)
-        except BaseException:
+            return driver.wait(call, timeout, self._stream.has_news) or self._stream.has_news()
+        except BaseException as error:
+            if self._closed and isinstance(error, ClosedError):
+                return True  # another thread closed this while we waited
             if self._owns_driver:
                 self.close()
             raise
-        if not arrived and not self._stream.has_news():
-            assert timeout is not None
-            raise CallTimeoutError(timeout=timeout, completed=self._stream.completed)
 
     def _tell(self) -> None:
         if self._untold and self._driver is not None and self._call is not None:
@@ -173,7 +194,7 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
         error, self._stream.exception = self._stream.exception, None
         self.close()
         if error is not None:
-            raise error
+            _raise(error, "the call")
         raise StopIteration
 
     def close(self) -> None:

@@ -208,10 +208,12 @@ def _run(
     try:
         call = driver.submit(fn, style, source, settings.job(size, at_hand=at_hand), gathering)
         if not at_hand and settings.has_deadlines:
-            # The items are drawn in this thread, so another one has to look at the clock.
+            # An input may block, and this thread has to look at the clock: another one draws.
             driver.prestart()
-            driver.serve()
-        driver.wait(call)
+            driver.serve(call)
+            driver.wait(call, ready=lambda: call.done)
+        else:
+            driver.wait(call)
         if gathering.exception is None:
             driver.shut_down()
     except BaseException:

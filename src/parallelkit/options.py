@@ -205,7 +205,7 @@ def count(name: str, value: int | None, *, least: int = 1) -> int | None:
 
 
 def seconds(name: str, value: float | None, *, zero: bool = False, past: bool = False) -> float | None:
-    """A span of time, or None for no limit. `past`: less than 0 is taken for 0, as multiprocessing does."""
+    """A span of time, or None for no limit. `past`: 0 and less mean 0, as for multiprocessing."""
     if value is None:
         return None
     if isinstance(value, bool) or not hasattr(value, "__float__"):
@@ -214,7 +214,7 @@ def seconds(name: str, value: float | None, *, zero: bool = False, past: bool = 
         span = float(value)
     except OverflowError:  # an int of hundreds of digits
         span = math.inf if value > 0 else -math.inf
-    if past and span < 0:
+    if past and span <= 0:
         return 0.0
     if math.isnan(span) or span < 0 or (span == 0 and not zero):
         least = "not negative" if zero else "more than 0"
