@@ -443,3 +443,43 @@ def test_close_ends_the_next_of_another_thread_and_not_the_pool(start_method: st
         thread.join(30)
         assert answers == [[]]
         assert pool.apply(tasks.square, (2,)) == 4
+
+
+@pytest.mark.parametrize("buffersize", [None, 3])
+@pytest.mark.parametrize("close_and_join", [True, False])
+def test_the_end_gives_up_an_input_that_may_be_endless(
+    engine: Options, buffersize: int | None, close_and_join: bool
+) -> None:
+    pool = Pool(2, **engine)
+    results = pool.imap(tasks.square, itertools.count(), buffersize=buffersize)
+    assert [next(results), next(results)] == [0, 1]
+    if close_and_join:
+        pool.close()
+        pool.join()
+    else:
+        with pool:
+            pass
+    rest = []
+    with pytest.raises(parallelkit.ClosedError, match="before the input of this call was at its end"):
+        for result in results:
+            rest.append(result)
+    assert rest == [x * x for x in range(2, 2 + len(rest))]
+    assert rest
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_the_end_finishes_a_short_generator(engine: Options) -> None:
+    with Pool(2, **engine) as pool:
+        results = pool.imap(tasks.fail_on_three, (x for x in (0, 1, 2)))
+        failing = pool.imap(tasks.fail_on_three, (x for x in (3,)), errors="return")
+    assert list(results) == [0, 1, 2]
+    assert [outcome.ok for outcome in failing] == [False]
+
+
+def test_results_are_taken_between_close_and_join(engine: Options) -> None:
+    pool = Pool(2, **engine)
+    results = pool.imap(tasks.square, (x for x in range(300)), buffersize=4)
+    pool.close()
+    assert list(results) == [x * x for x in range(300)]
+    pool.join()

@@ -89,7 +89,9 @@ class Stream:
     def untaken_failures(self) -> list[BaseException]:
         """What nobody has been told."""
         waiting = [entry.exception for entry in self.results if isinstance(entry, _Raise)]
-        return [*waiting, self.exception] if self.exception is not None else waiting
+        if self.exception is None or isinstance(self.exception, ClosedError):
+            return waiting  # that the rest was given up is for who asks for more
+        return [*waiting, self.exception]
 
 
 def _raise(exception: BaseException, whose: str) -> NoReturn:

@@ -42,6 +42,10 @@ class Pool:
 
     At the end of a `with` block the work that was handed in is finished, and failures that nobody
     retrieved are raised as an `ExceptionGroup`; where an exception leaves the block, the work is ended.
+    The input of an `imap` that is still under way there is finished where its length is known; see `join`.
+
+    Items and arguments are pickled when a worker is free for them, and large buffers (arrays) are sent from
+    where they are: do not change them before the result is there, also after `apply_async` and its kin.
 
     >>> with Pool(2) as pool:
     ...     result = pool.apply_async(pow, (2, 5))
@@ -441,7 +445,6 @@ class Pool:
         """Take no more calls; what was handed in goes on."""
         if self._state == "RUN":
             self._state = "CLOSE"
-            self._driver.lift_bounds()
             self._driver.serve()
 
     def terminate(self) -> None:
@@ -452,10 +455,15 @@ class Pool:
     def join(self) -> None:
         """Wait until all work is done and all workers have ended; `close` or `terminate` comes first.
 
+        The input of an `imap` whose length is not known (a generator's) may be endless. It is drawn on as
+        far as `buffersize` allows; where it is not at its end then, the iterator raises `ClosedError` behind
+        the results that there are. So take the results first.
+
         Raises the failures that nobody has retrieved, as an `ExceptionGroup`.
         """
         if self._state == "RUN":
             raise ClosedError("the pool is still open: call close() or terminate() before join()")
+        self._driver.lift_bounds()
         self._driver.shut_down()
         if self._state == "CLOSE":
             self._raise_unretrieved()

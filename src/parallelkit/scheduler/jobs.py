@@ -42,6 +42,7 @@ class Job:
         "announced",
         "attempts",
         "bytes_each",
+        "closing",
         "consumed",
         "delivered",
         "drawing",
@@ -83,6 +84,7 @@ class Job:
         self.stopping: bool = False  # ended, and what runs of it has to be ended too
         self.announced: bool = False
         self.unbounded: bool = False  # whatever is drawn may wait here
+        self.closing: bool = False  # the input ends where there is no more room for it
         self.result: BaseException | None = None
         self._parked: dict[int, Deliver] = {}
         self._chunk_last = 1
@@ -103,13 +105,24 @@ class Job:
         """How many more items to draw now: enough for the workers, within the buffer."""
         if self.exhausted or self.drawing or self.ended:
             return 0
-        size = self._chunk_wanted()
-        most = self.spec.buffersize or 4 * workers * size
+        wanted = 2 * workers * self._chunk_wanted() - (self.drawn - self.fresh)
+        return max(0, min(self._room(workers), wanted))
+
+    def _room(self, workers: int) -> int:
         if self.unbounded:
-            most = 1 << 62
+            return 1 << 62
+        most = self.spec.buffersize or 4 * workers * self._chunk_wanted()
         taken = self.consumed if self.spec.streaming else self.finished
-        room = most - (self.drawn - taken)
-        return max(0, min(room, 2 * workers * size - (self.drawn - self.fresh)))
+        return most - (self.drawn - taken)
+
+    def lift_bound(self) -> None:
+        """Nobody may come to take results; an input of unknown length may be endless and stays bounded."""
+        self.unbounded = self.spec.size is not None or not self.spec.streaming
+        self.closing = not self.unbounded
+
+    def is_cut_off(self, workers: int) -> bool:
+        """Whether the rest of the input is given up: all that there is room for has been worked on."""
+        return self.closing and not self.drawing and self.finished == self.drawn and self._room(workers) <= 0
 
     # Chunks
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import (
     CallTimeoutError,
+    ClosedError,
     MemoryLimitError,
     TaskTimeoutError,
     WorkerDiedError,
@@ -85,6 +86,7 @@ class Scheduler:
         self._next_chunk = 1
         self._failed_starts = 0
         self._pausing = False  # after a failed start
+        self._lifted = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.ItemsReady: self._on_items_ready,
             m.InputFailed: self._on_input_failed,
@@ -167,10 +169,14 @@ class Scheduler:
                 self._stop(worker)
 
     def lift_bounds(self, now: float) -> None:
-        """Nobody may come any more to take results: go on without waiting for that."""
+        """Nobody may come any more to take results: go on without waiting for that.
+
+        An input of unknown length is drawn on as far as there is room for results, and then given up.
+        """
         self._now = now
         for job in self._jobs.values():
-            job.unbounded = True
+            job.lift_bound()
+        self._lifted = True
         self._dispatch()
 
     def kill_workers(self, now: float) -> None:
@@ -209,8 +215,17 @@ class Scheduler:
                 self._out.append(m.Draw(job.id, count))
             if job.drawing and not job.hastened and self._starving:
                 self._timers.set(("hasten", job.id), self._now + HASTEN_SECONDS)
+        if self._lifted:
+            self._cut_off_inputs()
         if self._roster.surplus and self._roster.idle and not self._ready:
             self._timers.set(("steal", 0), self._now + STEAL_SECONDS)
+
+    def _cut_off_inputs(self) -> None:
+        for job in list(self._lazy.values()):
+            if job.is_cut_off(self.max_workers):
+                self._end_input(
+                    job, ClosedError("the pool ended before the input of this call was at its end")
+                )
 
     @property
     def _starving(self) -> bool:
@@ -304,9 +319,12 @@ class Scheduler:
             self._end(job, event.exception, stop=True)
             return
         # Who takes results one by one gets those of the items before the fault, and then the fault.
+        self._end_input(job, event.exception)
+
+    def _end_input(self, job: Job, exception: BaseException) -> None:
         self._lazy.pop(job.id, None)
         job.exhausted = True
-        job.input_error = event.exception
+        job.input_error = exception
         self._items_changed(job)
 
     def _on_job_failed(self, event: m.JobFailed) -> None:
