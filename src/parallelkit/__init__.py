@@ -24,7 +24,7 @@ encoding, sharing                       objects as messages, and memory that no 
 synchronize                             Lock and its kin, which a death does not block
 errors, outcomes, tracebacks,           the ground
 rebuilding, serialization, termination,
-resources, progress, guardian
+resources, progress, guardian, shielding
 ======================================= ==============================================================
 """
 

@@ -9,14 +9,16 @@ small task.
 
 Rules:
 
-1. All state is under one lock. User code (inputs, callbacks, progress, `repr` of an item) never runs
-   under it.
+1. All state is under one lock, a `Shield`, which keeps signal handlers out, too. User code (inputs,
+   callbacks, progress, `repr` of an item) never runs under it, but for the methods by which an object is
+   pickled and unpickled.
 2. The outcomes of one call are handed out by one thread at a time, in the order in which they came.
 3. `Call.done` is set after the last outcome of the call was handed out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -26,7 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from .engines import Crew, Setup, Style, Work
 from .errors import ClosedError
@@ -56,6 +58,7 @@ from .scheduler import (
     StopWorker,
     Tick,
 )
+from .shielding import Shield, start_shielded, unshielded
 
 #: How long the service thread leaves it to a caller to come and drive, in seconds.
 PATIENCE = 0.001
@@ -82,10 +85,10 @@ class Sink(Protocol):
 class Call:
     """One call on its way."""
 
-    def __init__(self, lock: threading.Lock, work: Work, sink: Sink, source: Iterator[Any] | None) -> None:
+    def __init__(self, lock: Shield, work: Work, sink: Sink, source: Iterator[Any] | None) -> None:
         self.id = 0
         self.work = work
-        self.namer = Namer(work)
+        self.namer: Namer = Namer(work)
         self.sink = sink
         self.source = source
         self.size: int | None = len(work.sequence) if work.sequence is not None else None
@@ -93,9 +96,9 @@ class Call:
         self.wanted = 0  # items that the scheduler asks for
         self.fresh: deque[Any] = deque()  # items drawn that the scheduler does not know of
         self.hasty: bool = False  # each item drawn is to be handed over at once
-        self.news: threading.Condition = threading.Condition(lock)
+        self.news: threading.Condition = threading.Condition(cast(threading.Lock, lock))
         self.waiting = 0  # threads that sleep on `news`
-        self.pending: list[Deliver | Finish] = []
+        self.pending: deque[Deliver | Finish] = deque()
         self.delivering = False
         self.done = False
 
@@ -117,7 +120,7 @@ class Driver:
             memory_limit=settings.memory_limit,
         )
         self.max_workers: int = settings.max_workers
-        self._lock = threading.Lock()
+        self._lock = Shield(self._tear_down, expected=(ClosedError,))
         self._calls: dict[int, Call] = {}
         self._outgoing: deque[Call] = deque()
         self._driving: int | None = None  # the thread that does
@@ -125,11 +128,12 @@ class Driver:
         self._waiting: dict[Call, None] = {}  # calls that threads wait for without driving
         self._service: threading.Thread | None = None
         self._feeders: list[threading.Thread] = []
-        self._service_news = threading.Condition(self._lock)
+        self._service_news = threading.Condition(cast(threading.Lock, self._lock))
         self._service_sleeps = False
-        self._ended = threading.Condition(self._lock)
+        self._ended = threading.Condition(cast(threading.Lock, self._lock))
         self._enders = 0  # threads that sleep on `_ended`
         self._closed = False
+        self._torn: BaseException | None = None  # what ended all this in the midst of a step
         self._owner = os.getpid()
         _live.add(self)
         _end_all_at_exit()
@@ -170,16 +174,23 @@ class Driver:
         sequence = items if isinstance(items, (list, tuple, range)) else None
         source = iter(items) if sequence is None else None
         call = Call(self._lock, Work(function, style, sequence), sink, source)
+        try:
+            self._begin(call, spec)
+        except BaseException:
+            self.cancel(call)  # the caller will never have it
+            raise
+        return call
+
+    def _begin(self, call: Call, spec: JobSpec) -> None:
         with self._lock:
             if self._closed:
-                raise ClosedError("the pool is closed")
+                raise ClosedError("the pool is closed") from self._torn
             call.id = self._scheduler.submit(spec, time.monotonic())
             self._calls[call.id] = call
             self._crew.register(call.id, call.work)
             self._carry_out()
             self._hand_out()
             self._notice()
-        return call
 
     def prestart(self) -> None:
         """Start all workers now."""
@@ -199,6 +210,7 @@ class Driver:
                     elif not self._turn_or_sleep(call, deadline):
                         return False
             finally:
+                self._lock.regain()
                 self._pass_on()
         return True
 
@@ -211,7 +223,7 @@ class Driver:
                 else:
                     call.waiting += 1
                     try:
-                        call.news.wait()
+                        self._lock.sleep(call.news, None)
                     finally:
                         call.waiting -= 1
 
@@ -237,42 +249,54 @@ class Driver:
     def _turn_or_sleep(self, call: Call, deadline: float | None) -> bool:
         """Drive one turn, or let another thread drive; False where the deadline has passed."""
         if self._closed and not call.done:
-            raise ClosedError("the pool was ended while this call was under way")
+            raise ClosedError("the pool was ended while this call was under way") from self._torn
         if deadline is not None and time.monotonic() >= deadline:
             return False
-        if self._driving is None:
+        if self._may_drive():
             self._turn(deadline)
             return True
         self._waiting[call] = None
         call.waiting += 1
         try:
-            call.news.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            self._lock.sleep(call.news, _left(deadline))
         finally:
+            self._lock.regain()
             call.waiting -= 1
             if not call.waiting:
                 self._waiting.pop(call, None)
         return True
+
+    def _may_drive(self) -> bool:
+        # A signal handler may come here in the midst of its thread's own turn, which is at rest then.
+        return self._driving is None or self._driving == threading.get_ident()
 
     def _turn(self, deadline: float | None) -> None:
         """Sleep until something happens, and see to it."""
         wake_at = self._scheduler.wake_at()
         if wake_at is not None and (deadline is None or wake_at < deadline):
             deadline = wake_at
-        self._driving = threading.get_ident()
+        outer, self._driving = self._driving, threading.get_ident()
         self._sleeps_until = deadline
         try:
             timeout = None if deadline is None else deadline - time.monotonic()
-            self._lock.release()
-            try:
-                happened = self._crew.wait(timeout)
-            finally:
-                self._lock.acquire()
-            self._take_in(self._crew.collect(happened))
+            with self._lock.opened():
+                happened = self._wait(timeout)
+            if not self._closed:
+                self._take_in(self._crew.collect(happened))
         finally:
-            self._driving = None
+            self._lock.regain()
+            self._driving = outer
             if self._enders:
                 self._ended.notify_all()
         self._hand_out()
+
+    def _wait(self, timeout: float | None) -> Any:
+        try:
+            return self._crew.wait(timeout)
+        except (OSError, ValueError):
+            if self._closed:  # by a signal handler, meanwhile
+                return ()
+            raise
 
     def _take_in(self, events: list[Event]) -> None:
         now = time.monotonic()
@@ -327,20 +351,19 @@ class Driver:
             call.delivering = True
             try:
                 while call.pending:
-                    batch, call.pending = call.pending, []
-                    self._lock.release()
-                    try:
-                        for command in batch:
-                            self._hand_over(call, command)
-                    finally:
-                        self._lock.acquire()
-                    call.done = isinstance(batch[-1], Finish)
-                    if call.waiting:
-                        call.news.notify_all()
-                    if self._driving is not None:
-                        self._crew.wake()  # who drives may be waiting for just this
+                    command = call.pending.popleft()
+                    with self._lock.lent():
+                        self._hand_over(call, command)
+                    call.done = isinstance(command, Finish)
             finally:
+                self._lock.regain()
                 call.delivering = False
+                if call.pending:  # user code was interrupted; the rest is for whoever comes next
+                    self._outgoing.append(call)
+                if call.waiting:
+                    call.news.notify_all()
+                if self._driving is not None:
+                    self._crew.wake()  # who drives may be waiting for just this
 
     @staticmethod
     def _hand_over(call: Call, command: Deliver | Finish) -> None:
@@ -349,7 +372,8 @@ class Driver:
             return
         if command.failures:
             for offset, exception in command.failures.items():
-                call.namer.name(command.start + offset, exception)
+                with unshielded():
+                    call.namer.name(command.start + offset, exception)
         call.sink.deliver(command)
         drawn = call.work.drawn
         if drawn:
@@ -381,13 +405,11 @@ class Driver:
         wanted, call.wanted = call.wanted, 0
         error: BaseException | None = None
         exhausted = False
-        self._lock.release()
         try:
-            exhausted = _take(call, wanted)
+            with self._lock.opened(), unshielded():
+                exhausted = _take(call, wanted)
         except BaseException as raised:
             error = raised  # of any kind: it ends the call, not the thread that draws
-        finally:
-            self._lock.acquire()
         if exhausted or error is not None:
             call.source = None
         count = _add_drawn(call)
@@ -415,15 +437,14 @@ class Driver:
         With `call`, its input is drawn in a thread of its own: whoever takes its results may do so to
         make the next items.
         """
-        if call is not None and call.source is not None:
-            self._feeders = [thread for thread in self._feeders if thread.is_alive()]
-            feeder = threading.Thread(target=self.feed, args=(call,), name="parallelkit-feeder", daemon=True)
-            self._feeders.append(feeder)
-            feeder.start()
         with self._lock:
-            if self._service is None and not self._closed:
-                self._service = threading.Thread(target=self._serve, name="parallelkit-service", daemon=True)
-                self._service.start()
+            if self._closed:
+                return
+            if call is not None and call.source is not None:
+                self._feeders = [thread for thread in self._feeders if thread.is_alive()]
+                self._feeders.append(start_shielded(self.feed, (call,), "parallelkit-feeder"))
+            if self._service is None:
+                self._service = start_shielded(self._serve, (), "parallelkit-service")
             elif self._service_sleeps:
                 self._service_news.notify_all()
 
@@ -444,7 +465,7 @@ class Driver:
     def _nap(self, timeout: float | None) -> None:
         self._service_sleeps = timeout is None
         try:
-            self._service_news.wait(timeout)
+            self._lock.sleep(self._service_news, timeout)
         finally:
             self._service_sleeps = False
 
@@ -517,7 +538,9 @@ class Driver:
             self._in_background(lambda: self.cancel(call))
 
     def _may_enter(self) -> bool:
-        if self._driving == threading.get_ident() or not self._lock.acquire(blocking=False):
+        if self._driving == threading.get_ident() or self._lock.mine:
+            return False
+        if not self._lock.acquire(blocking=False):
             return False
         self._lock.release()
         return True
@@ -532,14 +555,15 @@ class Driver:
         while not reached() and not self._closed:
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            if self._driving is None:
+            if self._may_drive():
                 self._turn(deadline)
             else:
                 # Another thread drives: look again when it has done something.
                 self._enders += 1
                 try:
-                    self._ended.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    self._lock.sleep(self._ended, _left(deadline))
                 finally:
+                    self._lock.regain()
                     self._enders -= 1
         return True
 
@@ -547,10 +571,25 @@ class Driver:
         if not self._closed:
             self._closed = True
             self._crew.close()
-            self._service_news.notify_all()
-            self._ended.notify_all()
-            for call in [*self._calls.values(), *self._waiting]:
-                call.news.notify_all()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        self._service_news.notify_all()
+        self._ended.notify_all()
+        for call in [*self._calls.values(), *self._waiting]:
+            call.news.notify_all()
+
+    def _tear_down(self, error: BaseException) -> None:
+        """Something has left the state in two: nobody can count on it any more, so all of it ends."""
+        if self._closed:
+            return
+        self._torn = error
+        with contextlib.suppress(Exception):
+            self._crew.wake()
+        self._closed = True
+        with contextlib.suppress(Exception):
+            self._crew.close()
+        self._wake_all()
 
     def _join_threads(self) -> None:
         for thread in (self._service, *self._feeders):
@@ -615,6 +654,10 @@ def _add_drawn(call: Call) -> int:
         drawn[call.drawn] = fresh.popleft()
         call.drawn += 1
     return call.drawn - first
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 _live: weakref.WeakSet[Driver] = weakref.WeakSet()

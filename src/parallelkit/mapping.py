@@ -171,9 +171,13 @@ def pool_imap(
     def begin(stream: Stream) -> Any:
         driver = Driver(workers, fn)
         spec = settings.stream(hint, ordered=bool(ordered), buffersize=size)
-        call = driver.submit(fn, Style.CALL, source, spec, stream)
-        driver.prestart()
-        driver.serve(call)
+        try:
+            call = driver.submit(fn, Style.CALL, source, spec, stream)
+            driver.prestart()
+            driver.serve(call)
+        except BaseException:
+            driver.terminate(grace=_HURRY_SECONDS)
+            raise
         return driver, call
 
     return ResultIterator(Stream(settings, hint), begin, owns_driver=True)

@@ -413,7 +413,11 @@ class Pool:
             spec = settings.stream(hint, ordered=ordered, buffersize=size)
             items = as_input(iterable)
             call = self._driver.submit(func, Style.CALL, items, spec, stream)
-            self._driver.serve(call)
+            try:
+                self._driver.serve(call)
+            except BaseException:
+                self._driver.cancel(call)
+                raise
             return self._driver, call
 
         results: ResultIterator[Any] = ResultIterator(stream, begin, owns_driver=False)

@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import Any, Protocol, runtime_checkable
 
+from .shielding import unshielded
+
 
 @runtime_checkable
 class Reporter(Protocol):
@@ -70,7 +72,8 @@ class Guarded:
 
     def _call(self, function: Any, *args: Any) -> None:
         try:
-            function(*args)
+            with unshielded():
+                function(*args)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -13,6 +13,7 @@ from .errors import CallTimeoutError, ClosedError
 from .gathering import Gathering
 from .iteration import Stream
 from .options import CallSettings, ErrorCallback
+from .shielding import unshielded
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -106,7 +107,8 @@ class AsyncResult(Generic[R_co]):
             given = given[0] if self._single else given
         if callback is not None:
             try:
-                callback(given)
+                with unshielded():
+                    callback(given)
             except BaseException as error:
                 gathering.set_error(error)
                 callback = None

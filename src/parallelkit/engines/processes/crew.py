@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from ... import guardian, resources, serialization, termination, tracebacks
+from ... import guardian, marking, resources, serialization, shielding, termination, tracebacks
 from ...scheduler import (
     Chunk,
     Death,
@@ -66,6 +66,9 @@ class _Member:
         self.last_chunk = 0
         self.baseline = 0  # bytes that a forked worker shares with its parent
         self.descendants: Sequence[int] = ()  # as seen when it was told to end
+        self.told_to_stop = False
+        self.mark = marking.new()
+        self.since = 0.0  # nothing that it started is older
         self.writing = False
         self.init_error: BaseException | None = None
         self.process: BaseProcess
@@ -84,8 +87,7 @@ class ProcessCrew:
         self._pickled: bytes | None = None
         if not self._forks and setup.initializer is not None:
             self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
-        if self._context.get_start_method() == "forkserver":
-            starting.preload(self._context)
+        starting.prepare(self._context)
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
         self._works: dict[int, Work] = {}
@@ -145,7 +147,8 @@ class ProcessCrew:
             starting.remember(mine)
             member = _Member(worker, mine, page)
             say_ready = not self._forks or self._setup.initializer is not None
-            boot = Boot(say_ready, pickled=self._pickled)
+            boot = Boot(say_ready, shielding.usual_mask(), self._pickled)
+            boot.mark = member.mark
             if self._pickled is None:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
             if self._forks:
@@ -154,21 +157,34 @@ class ProcessCrew:
             name = f"{self._setup.name}-{next(_names)}"
             member.process = starting.launch(self._context, main, (theirs, page, boot), name)
             member.pid = member.process.pid or 0
+            undo.callback(self._give_up, member)
+            if self._forks:
+                with contextlib.suppress(OSError):
+                    os.setpgid(member.pid, member.pid)  # whoever is first, parent or child
+                member.baseline = resources.resident_set(os.getpid())
+            mine.setblocking(False)
+            self._watch(member)
+            self._members[worker] = member
             undo.pop_all()
         theirs.close()
         page.close_file()
-        mine.setblocking(False)
-        if self._forks:
-            with contextlib.suppress(OSError):
-                os.setpgid(member.pid, member.pid)  # whoever is first, parent or child
-            member.baseline = resources.resident_set(os.getpid())
-        self._watch(member)
-        self._members[worker] = member
         if not say_ready:
             self._events.append(WorkerReady(worker))
 
+    def _give_up(self, member: _Member) -> None:
+        """End a worker that has been started and cannot be watched."""
+        for descriptor in (member.exit_notice, member.socket):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(descriptor)
+        termination.signal_tree(member.pid, signal.SIGKILL)
+        member.process.join(_REAP_SECONDS)
+        guardian.release(member.pid, member.mark)
+        if member.owns_notice:
+            os.close(member.exit_notice)
+
     def _watch(self, member: _Member) -> None:
-        guardian.watch(member.pid)
+        guardian.watch(member.pid, member.mark)
+        member.since = resources.start_time(member.pid) or 0.0
         try:
             member.exit_notice = os.pidfd_open(member.pid)
             member.owns_notice = True
@@ -182,6 +198,7 @@ class ProcessCrew:
         member = self._members.get(worker)
         if member is None:
             return
+        member.told_to_stop = True
         member.descendants = resources.descendants(member.pid)
         self._send(member, pack(p.STOP))
 
@@ -305,8 +322,8 @@ class ProcessCrew:
                 self._send(member, [])
             if mask & _READ:
                 self._read(member)
-        for member in dead:
-            self._bury(member)
+        if dead:
+            self._sweep([member for member in dead if not self._bury(member)])
         events, self._events = self._events, []
         return events
 
@@ -348,8 +365,11 @@ class ProcessCrew:
             values, failures = _read_pieces(pieces, ())
             self._events.append(Results(member.number, chunk, first, values, failures, None))
 
-    def _bury(self, member: _Member) -> None:
-        """A worker is dead: take in what it left, end what it started, tell how it ended."""
+    def _bury(self, member: _Member) -> bool:
+        """A worker is dead: take in what it left, end what it started, tell how it ended.
+
+        True where it has ended as it was told to.
+        """
         while self._read(member):
             pass
         self._take_entries(member, *member.page.unsent())
@@ -362,13 +382,21 @@ class ProcessCrew:
         self._let_go(member)
         if member.init_error is not None:
             self._events.append(StartFailed(member.number, member.init_error))
-            return
+            return False
         signum = -code if code is not None and code < 0 else None
         death = Death(member.pid, code, signum, place)
         self._events.append(WorkerDied(member.number, death))
+        return member.told_to_stop and code == 0
+
+    def _sweep(self, dead: list[_Member]) -> None:
+        """End what these have started and no parent leads to any more: found by a look at all processes."""
+        if dead:
+            siblings = [member.pid for member in self._members.values()]
+            since = min(member.since for member in dead)
+            marking.kill([member.mark for member in dead], since, siblings)
 
     def _let_go(self, member: _Member) -> None:
-        guardian.release(member.pid)
+        guardian.release(member.pid, member.mark)
         for descriptor in (member.exit_notice, member.socket):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(descriptor)
@@ -387,11 +415,13 @@ class ProcessCrew:
     def close(self) -> None:
         if os.getpid() != self._owner:
             return  # a forked child inherits the object, not the workers
-        for member in list(self._members.values()):
+        left = list(self._members.values())
+        for member in left:
             termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
             member.process.join(_REAP_SECONDS)
             termination.kill_group(member.pid)
             self._let_go(member)
+        self._sweep(left)
         self._selector.close()
         self._waker.close()
         self._woken.close()

@@ -85,11 +85,24 @@ def _without_fork(function: Callable[..., Any] | None) -> BaseContext:
     return multiprocessing.get_context("fork")
 
 
-def preload(context: BaseContext) -> None:
-    """Have a fork server import the worker's code once and not in each worker."""
-    from multiprocessing import forkserver
+def prepare(context: BaseContext) -> None:
+    """Start what multiprocessing starts once for a program, before the signals are blocked.
 
-    server: Any = forkserver._forkserver
+    What is started while they are would have them blocked, too; and the resource tracker unblocks them.
+    """
+    method = context.get_start_method()
+    if method == "fork":
+        return
+    from multiprocessing import forkserver, resource_tracker
+
+    if method == "forkserver":
+        _preload(context, forkserver._forkserver)
+        forkserver.ensure_running()
+    resource_tracker.ensure_running()
+
+
+def _preload(context: BaseContext, server: Any) -> None:
+    """Have a fork server import the worker's code once and not in each worker."""
     if server._preload_modules == ["__main__"]:  # nobody asked for something else
         context.set_forkserver_preload(["__main__", "parallelkit.engines.processes.worker"])
 

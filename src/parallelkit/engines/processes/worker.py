@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from ... import serialization, termination, tracebacks
+from ... import marking, serialization, shielding, termination, tracebacks
 from ..base import Style, Work, caller
 from . import protocol as p
 from .page import (
@@ -42,23 +42,29 @@ _LARGE = 1 << 15
 class Boot:
     """What a worker is started with.
 
+    `mask` are the signals that its parent has blocked in earnest: it is started with more of them blocked.
+
+    `mark` is what it is to wear, see `marking`.
     `pickled` holds initializer and initargs for a fresh interpreter; a forked one has them and the
     `works` of the calls under way by inheritance. They are as they are, too, where multiprocessing has to
     send them itself.
     """
 
     say_ready: bool
+    mask: set[int] | None = None
     pickled: bytes | None = None
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     works: Mapping[int, Work] = field(default_factory=dict)
+    mark: str = ""
 
 
 def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] | None = None) -> None:
     """The life of a worker process; `filters` are the warning filters of a parent that forked it."""
     if filters is not None:
         restore_filters(filters)
-    _set_up_signals()
+    _set_up_signals(boot.mask)
+    marking.wear(boot.mark)
     channel = Channel(sock, page)
     if boot.say_ready and not _initialize(boot, channel):
         return
@@ -70,13 +76,14 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
         termination.kill_own_tree()
 
 
-def _set_up_signals() -> None:
+def _set_up_signals(mask: set[int] | None) -> None:
     # Its own group: a Ctrl-C of the terminal goes to the parent alone, which ends its workers itself,
     # and what a worker started can be ended with it.
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, _interrupt)
+    shielding.set_mask(mask)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

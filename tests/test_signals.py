@@ -1,0 +1,202 @@
+"""What interrupts the owner of a pool, at whatever moment, costs no result and no pool."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import tasks
+
+import parallelkit
+from parallelkit import shielding
+from parallelkit.shielding import Shield, unshielded
+
+HERE = Path(__file__).parent
+
+
+def _python(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_pool_that_is_interrupted_again_and_again(start_method: str, seed: int, tmp_path: Path) -> None:
+    done = _python(HERE / "signal_program.py", start_method, "120", str(seed), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+
+
+class Interrupting:
+    """A progress object that is interrupted once, in the midst of a call."""
+
+    def __init__(self) -> None:
+        self.left = 1
+        self.count = 0
+
+    def update(self, n: int) -> None:
+        self.count += n
+        if self.count > 50 and self.left:
+            self.left -= 1
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_interrupted_get_loses_no_result(start_method: str) -> None:
+    with parallelkit.Pool(2, start_method=start_method) as pool:
+        result = pool.map_async(tasks.square, range(200), progress=Interrupting())
+        with pytest.raises(KeyboardInterrupt):
+            _get_or_join(pool, result)
+        assert result.get(20) == [x * x for x in range(200)]
+
+
+def _get_or_join(pool: parallelkit.Pool, result: parallelkit.AsyncResult[Any]) -> None:
+    result.get(20)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.001, 0.003, 0.01, 0.03, 0.1])
+def test_a_ctrl_c_during_start(moment: float, start_method: str) -> None:
+    main = threading.get_ident()
+    timer = threading.Timer(moment, signal.pthread_kill, (main, signal.SIGINT))
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        timer.start()
+        parallelkit.pool_map(tasks.sleep, [60, 60], start_method=start_method)
+    timer.join()
+    assert time.monotonic() - begin < 8
+
+
+PROGRAM = """
+import parallelkit, signal, sys, time
+from parallelkit import guardian
+import tasks
+
+watch = guardian.watch
+def interrupted_watch(*args):
+    signal.raise_signal(signal.SIGINT)
+    watch(*args)
+guardian.watch = interrupted_watch
+
+if __name__ == "__main__":
+    pool = parallelkit.Pool(2, start_method=sys.argv[1])
+    pool.map(tasks.square, range(5))
+"""
+
+
+def test_a_program_that_is_interrupted_during_start_ends(start_method: str, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    done = _python(script, start_method, cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_signal_handler_may_use_the_pool(method: str) -> None:
+    begin = time.monotonic()
+    pool = parallelkit.Pool(2, start_method=method)
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        answers.append(pool.apply(tasks.square, (7,)))
+        pool.terminate()
+
+    answers: list[int] = []
+    before = signal.signal(signal.SIGUSR1, handler)
+    timer = threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+    try:
+        result = pool.apply_async(tasks.square, (2,))
+        timer.start()
+        with pytest.raises(parallelkit.ClosedError):
+            pool.map(tasks.sleep, [60])
+        assert result.get() == 4
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert answers == [49]
+    assert time.monotonic() - begin < 20
+    pool.join()
+
+
+def test_workers_have_the_mask_of_their_parent(start_method: str) -> None:
+    blocked = {int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])}
+    assert set(parallelkit.pool_map(blocked_signals, [0], start_method=start_method)[0]) == blocked
+    with parallelkit.Pool(1, start_method=start_method) as pool:
+        callback_masks: list[set[int]] = []
+        pool.apply_async(abs, (1,), callback=lambda _: callback_masks.append(set(blocked_signals(0)))).wait()
+    assert callback_masks == [blocked]
+    assert {int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])} == blocked
+
+
+def blocked_signals(_: object) -> list[int]:
+    return [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])]
+
+
+# The shield itself
+
+
+def _torn(seen: list[BaseException]) -> Shield:
+    return Shield(seen.append, expected=(KeyError,))
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def test_a_shield_tells_of_what_may_have_torn_the_state() -> None:
+    seen: list[BaseException] = []
+    shield = _torn(seen)
+    error = ValueError("in the midst")
+    with pytest.raises(ValueError, match="midst"), shield:
+        _raise(error)
+    assert seen == [error]
+    with pytest.raises(KeyError), shield:
+        _raise(KeyError("expected"))
+    with pytest.raises(ValueError, match="at rest"), shield, shield.opened():
+        _raise(ValueError("at rest"))
+    assert seen == [error]
+    assert not shield.mine
+
+
+def test_a_signal_waits_until_the_shield_is_given_back() -> None:
+    order: list[str] = []
+    shield = _torn([])
+    before = signal.signal(signal.SIGUSR1, lambda *_: order.append("signal"))
+    try:
+        with shield:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            order.append("locked")
+            with shield.lent():
+                order.append("lent")
+                with unshielded():
+                    order.append("unshielded")
+                os.kill(os.getpid(), signal.SIGUSR1)
+            order.append("back")
+            with shield.opened():
+                order.append("opened")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert order == ["locked", "lent", "signal", "unshielded", "back", "signal", "opened"]
+    assert shielding.usual_mask() is None
+
+
+def test_a_handler_cannot_enter_where_its_thread_is() -> None:
+    shield = _torn([])
+    with shield, pytest.raises(RuntimeError, match="signal handler"):
+        shield.acquire()
+    assert not shield.mine
