@@ -8,12 +8,14 @@ import multiprocessing.pool
 import os
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
 import tasks
 
 import parallelkit
+import parallelkit.results
 from parallelkit import Pool
 
 Options = dict[str, Any]
@@ -483,3 +485,21 @@ def test_results_are_taken_between_close_and_join(engine: Options) -> None:
     pool.close()
     assert list(results) == [x * x for x in range(300)]
     pool.join()
+
+
+def test_unretrieved_failures_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallelkit.results.Unretrieved, "KEPT", 3)
+    with pytest.raises(ExceptionGroup) as caught, Pool(1, engine="threads") as pool:
+        results = [pool.apply_async(tasks.fail_on_three, (3,)) for _ in range(10)]
+        for result in results:
+            result.wait()
+        for result in (results[0], results[9]):
+            for _ in range(2):
+                with pytest.raises(ValueError, match="three"):
+                    result.get()
+        dropped = weakref.ref(results[5])
+        del results, result
+        gc.collect()
+        assert dropped() is None
+    assert caught.value.message == "8 failures that nobody retrieved, of which these 2 were kept"
+    assert len(caught.value.exceptions) == 2

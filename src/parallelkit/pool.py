@@ -473,10 +473,11 @@ class Pool:
             self._raise_unretrieved()
 
     def _raise_unretrieved(self) -> None:
-        failures = self._unretrieved.take()
+        failures, total = self._unretrieved.take()
         if failures:
-            count = "1 failure" if len(failures) == 1 else f"{len(failures)} failures"
-            raise BaseExceptionGroup(f"{count} that nobody retrieved", failures)
+            count = "1 failure" if total == 1 else f"{total} failures"
+            rest = f", of which these {len(failures)} were kept" if total > len(failures) else ""
+            raise BaseExceptionGroup(f"{count} that nobody retrieved{rest}", failures)
 
     def _check_open(self) -> None:
         if self._state != "RUN":

@@ -59,6 +59,7 @@ class AsyncResult(Generic[R_co]):
         self._gathering = Gathering(settings, size, self._ended)
         self._call: Call
         self._over = False
+        self._beyond: bool = False  # its failure is counted by `Unretrieved` and not kept there
 
     def get(self, timeout: float | None = None) -> R_co:
         """The result, or raise what the call ended in.
@@ -119,23 +120,32 @@ class AsyncResult(Generic[R_co]):
 
 
 class Unretrieved:
-    """The failures of a pool that nobody has been told of."""
+    """The failures of a pool that nobody has been told of: the first `KEPT`, and how many more there are."""
+
+    KEPT = 1000  # with its result and traceback, each takes some kilobytes
 
     def __init__(self) -> None:
         self._failures: dict[AsyncResult[Any], BaseException] = {}
+        self._beyond = 0
         self._streams: list[Stream] = []
         self._lock = threading.Lock()
 
     def add(self, result: AsyncResult[Any], exception: BaseException) -> None:
         """A call has ended in `exception`."""
         with self._lock:
-            self._failures[result] = exception
+            if len(self._failures) < self.KEPT:
+                self._failures[result] = exception
+            else:
+                self._beyond += 1
+                result._beyond = True
 
     def discard(self, result: AsyncResult[Any]) -> None:
         """Somebody has been told what the call ended in."""
-        if result in self._failures:
+        if result in self._failures or result._beyond:
             with self._lock:
                 self._failures.pop(result, None)
+                self._beyond -= result._beyond
+                result._beyond = False
 
     def watch(self, stream: Stream) -> None:
         """There may be failures in `stream`."""
@@ -143,12 +153,13 @@ class Unretrieved:
             self._streams = [s for s in self._streams if not s.over or s.untaken_failures()]
             self._streams.append(stream)
 
-    def take(self) -> list[BaseException]:
-        """All of them, which are retrieved by that."""
+    def take(self) -> tuple[list[BaseException], int]:
+        """Those that are kept, and how many there are in all; they are retrieved by that."""
         with self._lock:
             failures = list(self._failures.values())
+            beyond, self._beyond = self._beyond, 0
             self._failures.clear()
             for stream in self._streams:
                 failures += stream.untaken_failures()
             self._streams.clear()
-        return failures
+        return failures, len(failures) + beyond
