@@ -75,7 +75,7 @@ def main(method: str, rounds: int, seed: int) -> None:
             result = pool.map_async(tasks.square, range(size)) if way is None else None
             size = min(size, 50) if way is _apply else size
             seconds = rnd.random() * rnd.choice([0.0005, 0.005, 0.02]) + 1e-5
-            work = result.get if result is not None else functools.partial(way, pool, size)  # type: ignore[arg-type]
+            work: Callable[[], Any] = functools.partial(way, pool, size) if way is not None else result.get  # type: ignore[union-attr]
             answer = _interrupted(work, seconds)
             struck += answer is None
             assert answer is None or sorted(answer) == expected[:size], (number, way)
