@@ -181,3 +181,21 @@ def fail_first(folder: str) -> None:
     if not mark.exists():
         mark.touch()
         raise LookupError("not yet")
+
+
+def start_orphan(folder: str, by: str, what: str) -> None:
+    """Start a process that leaves the session and has no parent any more; then let something happen."""
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        if not os.fork():
+            Path(folder, "child").write_text(str(os.getpid()))
+            Path(folder, "child").rename(Path(folder, "pid"))
+            if by == "exec":
+                os.execl(sys.executable, sys.executable, "-c", "import time; time.sleep(3600)")
+            time.sleep(3600)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    while not Path(folder, "pid").exists():
+        time.sleep(0.001)
+    happen(what)

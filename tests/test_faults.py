@@ -155,6 +155,19 @@ def test_what_a_task_started_ends_with_it(start_method: str, tmp_path: Path) -> 
     _gone({child})
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize(("by", "what"), [("fork", "kill"), ("exec", "exit 0"), ("exec", "stuck")])
+def test_what_left_the_session_ends_with_its_worker(
+    by: str, what: str, start_method: str, tmp_path: Path
+) -> None:
+    work = functools.partial(tasks.start_orphan, str(tmp_path), by)
+    with parallelkit.Pool(2, start_method=start_method) as pool:
+        with pytest.raises((WorkerDiedError, parallelkit.TaskTimeoutError)):
+            pool.apply(work, (what,), task_timeout=5.0 if what != "stuck" else 0.5)
+        _gone({int((tmp_path / "pid").read_text())})
+        assert pool.apply(abs, (-1,)) == 1
+
+
 def _gone(pids: set[int], patience: float = 10.0) -> None:
     deadline = time.monotonic() + patience
     while left := {pid for pid in pids if _alive(pid)}:
@@ -173,6 +186,8 @@ OWNER = """
 import parallelkit, sys, tasks
 if __name__ == "__main__":
     try:
+        if sys.argv[2] == "orphan":
+            parallelkit.pool_starmap(tasks.start_orphan, [(sys.argv[1], "exec", "stuck")], max_workers=1)
         parallelkit.pool_map(tasks.start_child, [sys.argv[1]] * 2, max_workers=2, start_method=sys.argv[2])
     except KeyboardInterrupt:
         print("interrupted")
@@ -181,6 +196,15 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_its_owner(how: signal.Signals, start_method: str, tmp_path: Path) -> None:
+    _check_nothing_outlives(how, start_method, tmp_path)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_what_left_the_session_does_not_outlive_the_owner(tmp_path: Path) -> None:
+    _check_nothing_outlives(signal.SIGKILL, "orphan", tmp_path)
+
+
+def _check_nothing_outlives(how: signal.Signals, start_method: str, tmp_path: Path) -> None:
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])

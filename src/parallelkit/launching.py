@@ -218,7 +218,7 @@ class Popen(popen_fork.Popen):
 
     def _signal(self, signum: int, known: Iterable[int] = ()) -> list[int]:
         """Send a signal to the child, its descendants, those in `known` and those that wear its mark."""
-        roots = [*known, *marking.find(self._mark, self._pid.started)]
+        roots = [*known, *marking.find([self._mark], self._pid.started)]
         if self.returncode is None and resources.is_alive(self._pid):
             roots.insert(0, self._pid)
             self.sent.add(signum)
