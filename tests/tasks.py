@@ -199,3 +199,38 @@ def start_orphan(folder: str, by: str, what: str) -> None:
     while not Path(folder, "pid").exists():
         time.sleep(0.001)
     happen(what)
+
+
+class RaisingTraceback(Exception):
+    __traceback__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+
+class RaisingClass(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("no class")
+
+
+class RaisingAccess(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("no access")
+
+
+class _RaisingMeta(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise RuntimeError("no name")
+        return type.__getattribute__(cls, name)
+
+
+class RaisingName(Exception, metaclass=_RaisingMeta):
+    pass
+
+
+LIARS = (RaisingTraceback, RaisingClass, RaisingAccess, RaisingName)
+
+
+def raise_liar(x: int) -> int:
+    if x < len(LIARS):
+        raise LIARS[x]("look")
+    return x

@@ -170,3 +170,16 @@ def test_a_serial_call_is_cancelled_from_another_thread() -> None:
             result.get()
         assert pool.map(work, [20]) == [20]
     assert ran == [0, 1, 2, 20]
+
+
+def test_what_an_exception_does_costs_its_item_alone(engine: dict[str, Any]) -> None:
+    most = len(tasks.LIARS)
+    outcomes = parallelkit.pool_map(
+        tasks.raise_liar, range(most + 2), errors="return", max_workers=1, chunksize=3, **engine
+    )
+    assert [outcome.ok for outcome in outcomes] == [False] * most + [True] * 2
+    for outcome, liar in zip(outcomes, tasks.LIARS, strict=False):
+        assert isinstance(outcome, Failure)
+        error = outcome.exception
+        assert type(error) in (liar, parallelkit.RemoteError)
+        assert not isinstance(error, parallelkit.WorkerDiedError)

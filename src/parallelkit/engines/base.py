@@ -9,10 +9,12 @@ scheduler's events.
 from __future__ import annotations
 
 import enum
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from ..errors import RemoteError
 from ..scheduler import Chunk, Event
 
 
@@ -37,6 +39,27 @@ def caller(function: Callable[..., Any], style: Style) -> Callable[[Any], Any]:
     if style is Style.APPLY:
         return lambda item: function(*item[0], **item[1])
     return function
+
+
+def tamed(error: BaseException) -> BaseException:
+    """The exception; a RemoteError for one whose own methods raise where it is looked at.
+
+    >>> tamed(KeyError("k"))
+    KeyError('k')
+    """
+    cls = type(error)
+    try:
+        for name in ("__class__", "__traceback__", "__cause__", "__context__", "__suppress_context__"):
+            getattr(error, name)
+        f"{cls.__module__}.{cls.__qualname__}.{cls.__name__}"
+        return error
+    except BaseException:
+        trace = vars(BaseException)["__traceback__"].__get__(error)
+        return RemoteError(
+            type_name=vars(type)["__qualname__"].__get__(cls),
+            text="(it cannot be looked into: its own methods raise)",
+            traceback="".join(traceback.format_tb(trace)),
+        )
 
 
 @dataclass(slots=True)

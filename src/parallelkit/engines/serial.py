@@ -20,7 +20,7 @@ from ..scheduler import (
     WorkerDied,
     WorkerReady,
 )
-from .base import Crew, Setup, Work, caller
+from .base import Crew, Setup, Work, caller, tamed
 
 #: Results are handed on when so many seconds have passed.
 _PAUSE = 0.005
@@ -153,8 +153,8 @@ class _SerialCrew:
             if worker in self._alive:
                 self._alive.discard(worker)
                 self._take_back()  # the scheduler gives them to the next worker
-                self._events.append(StartFailed(worker, error))
-            if isinstance(error, KeyboardInterrupt):
+                self._events.append(StartFailed(worker, tamed(error)))
+            if issubclass(type(error), KeyboardInterrupt):
                 raise  # the user's own Ctrl-C, as this is his thread
         else:
             if worker in self._alive:
@@ -175,8 +175,8 @@ class _SerialCrew:
             try:
                 value = call(work.item(chunk.start + first + len(batch.values)))
             except BaseException as error:
-                batch.failures = {len(batch.values): error}
-                if isinstance(error, KeyboardInterrupt):
+                batch.failures = {len(batch.values): tamed(error)}
+                if issubclass(type(error), KeyboardInterrupt):
                     raise  # the user's own Ctrl-C, as this is his thread
                 value = None
             batch.values.append(value)

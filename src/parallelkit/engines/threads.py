@@ -23,7 +23,7 @@ from ..scheduler import (
     WorkerDied,
     WorkerReady,
 )
-from .base import Crew, Setup, Work, caller
+from .base import Crew, Setup, Work, caller, tamed
 
 #: Results are handed on when so many seconds have passed.
 _PAUSE = 0.005
@@ -95,7 +95,7 @@ class _Member:
             try:
                 setup.initializer(*setup.initargs)
             except BaseException as error:
-                self._crew.post(self, StartFailed(self.worker, error))
+                self._crew.post(self, StartFailed(self.worker, tamed(error)))
                 return
         self._crew.post(self, WorkerReady(self.worker))
         while (entry := self.inbox.get()) is not None and not self.abandoned:
@@ -125,7 +125,7 @@ class _Member:
             try:
                 batch.values.append(call(item))
             except BaseException as error:
-                batch.failures[len(batch.values)] = error
+                batch.failures[len(batch.values)] = tamed(error)
                 batch.values.append(None)
             now = time.monotonic()
         self._post(batch, now - since)

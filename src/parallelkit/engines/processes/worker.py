@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from ... import marking, serialization, shielding, termination, tracebacks
-from ..base import Style, Work, caller
+from ..base import Style, Work, caller, tamed
 from . import protocol as p
 from .page import (
     FAILED,
@@ -112,6 +112,7 @@ def _initialize(boot: Boot, channel: Channel) -> bool:
 
 def _own_frames_off(error: BaseException) -> BaseException:
     """Leave the frames of this file out of the traceback: the reader looks for his own."""
+    error = tamed(error)
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in _OWN_FILES:
         trace = trace.tb_next
