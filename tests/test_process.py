@@ -31,6 +31,7 @@ from process_tasks import (
     Noted,
     Slow,
     ask_from_outside,
+    daemonize,
     end_with,
     family,
     fork_and_return,
@@ -49,7 +50,7 @@ from process_tasks import (
 
 from parallelkit import CallTimeoutError, ClosedError, SerializationError, WorkerDiedError, launching
 from parallelkit.process import ForkProcess, ForkServerProcess, Process, ProcessDiedError, SpawnProcess
-from parallelkit.resultfile import RAISED, UNSENDABLE, VALUE, ResultFile, write_error, write_value
+from parallelkit.resultfile import RAISED, UNSENDABLE, VALUE, ResultFile, Writer, write_error, write_value
 
 
 @pytest.fixture
@@ -374,6 +375,41 @@ def test_a_copy_that_the_target_forked_has_no_say() -> None:
     process = ForkProcess(target=fork_and_return)
     process.start()
     assert process.result() == "parent"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_target_that_closes_all_descriptors_keeps_its_files_and_its_result(
+    make: type[Process[Any]], fails: bool, tmp_path: Path, capfd: Any
+) -> None:
+    process = make(target=daemonize, args=(str(tmp_path),), kwargs={"fails": fails})
+    process.start()
+    process.join()
+    assert process.exitcode == int(fails)
+    if fails:
+        with pytest.raises(ZeroDivisionError, match="as a daemon"):
+            process.result()
+    else:
+        assert process.result() == "done"
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"precious"}
+
+
+@pytest.mark.parametrize("at_parent", ["/nowhere", os.devnull])
+def test_a_result_that_cannot_be_left_does_not_change_the_exit_code(
+    at_parent: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = Writer.__init__
+
+    def init(self: Writer, fd: int) -> None:
+        made(self, fd)
+        self._at_parent = at_parent
+
+    monkeypatch.setattr(Writer, "__init__", init)
+    process = ForkProcess(target=daemonize, args=(str(tmp_path),), kwargs={"fails": False})
+    process.start()
+    with pytest.raises(ProcessDiedError, match="exit code 0") as caught:
+        process.result()
+    assert "closed the result's descriptor" in caught.value.__notes__[0]
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"precious"}
 
 
 # What multiprocessing has

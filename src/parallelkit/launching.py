@@ -33,9 +33,9 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from . import guardian, marking, resources, resultfile, termination
+from . import guardian, marking, resources, termination
 from .resources import Pid
-from .resultfile import Result, ResultFile
+from .resultfile import Result, ResultFile, Writer
 
 #: Stands for an exit code that nobody can know any more, as in multiprocessing's fork server.
 UNKNOWN_EXITCODE = 255
@@ -76,7 +76,7 @@ class Popen(popen_fork.Popen):
         self._file = ResultFile()
         leash, held = os.pipe()
         try:
-            child = Child(process_obj, self._file.fd, leash, held, self._mark)
+            child = Child(process_obj, self._file.writer, leash, held, self._mark)
             super()._launch(child)  # type: ignore[misc]
             self._pid = resources.identity(self.pid) or Pid(self.pid, -1.0)
             guardian.watch(self.pid, self._mark)
@@ -278,7 +278,7 @@ def _preload() -> None:
 class Child:
     """What the child is started with, in the place of the process object that it holds."""
 
-    def __init__(self, process_obj: Any, result: int, leash: int, held: int | None, mark: str) -> None:
+    def __init__(self, process_obj: Any, result: Writer, leash: int, held: int | None, mark: str) -> None:
         self._process = process_obj
         self._result = result
         self._leash = leash
@@ -291,8 +291,7 @@ class Child:
         return name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        descriptors = reduction.DupFd(self._result), reduction.DupFd(self._leash)
-        return _rebuild, (self._process, *descriptors, self._mark)
+        return _rebuild, (self._process, self._result, reduction.DupFd(self._leash), self._mark)
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         if self._held is not None:
@@ -315,14 +314,13 @@ class Child:
             value = run()
         except BaseException as error:
             if os.getpid() == me:  # a copy that the target has forked has no say
-                resultfile.write_error(self._result, error, _OWN_FILES)
+                self._result.error(error, _OWN_FILES)
             raise
         if os.getpid() == me:
-            resultfile.write_value(self._result, value)
+            self._result.value(value)
 
 
-def _rebuild(process_obj: BaseProcess, result: Any, leash: Any, mark: str) -> Child:
-    descriptors = result.detach(), leash.detach()
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
-    return Child(process_obj, *descriptors, None, mark)
+def _rebuild(process_obj: BaseProcess, result: Writer, leash: Any, mark: str) -> Child:
+    descriptor = leash.detach()
+    os.set_inheritable(descriptor, False)
+    return Child(process_obj, result, descriptor, None, mark)

@@ -100,6 +100,10 @@ Ts = TypeVarTuple("Ts")
 
 #: How long the process has when an exception leaves its `with` block, in seconds.
 _WITH_GRACE = 1.0
+_NO_RESULT = (
+    "It left no result: it ended early, as by os._exit; or it could not send one, because the target had "
+    "closed the result's descriptor, or memory or a limit did not suffice."
+)
 
 
 class ProcessDiedError(WorkerDiedError):
@@ -280,6 +284,8 @@ class Process(StandardProcess, Generic[R_co]):
             name=self.name, pid=popen.pid, exitcode=code, signal=signum, asked=signum in popen.sent
         )
         died.__cause__ = error
+        if error is None and code >= 0:
+            died.add_note(_NO_RESULT)
         return died
 
     def _started_popen(self, what: str) -> Popen:

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from multiprocessing.reduction import DupFd
 from types import TracebackType
 from typing import Any
 
@@ -89,6 +90,7 @@ class ResultFile:
 
     def __init__(self) -> None:
         self.fd: int = _new_file()
+        self.writer = Writer(self.fd)
         self._close = weakref.finalize(self, _close_in, os.getpid(), self.fd)
         self._close.atexit = False
 
@@ -122,6 +124,52 @@ class ResultFile:
             parts.append(part)
             offset = _aligned(offset + length)
         return Result(kind, parts)
+
+
+class Writer:
+    """The child's end, which is pickled only while a process is being spawned.
+
+    The target may close all descriptors, as a daemon does, and open files of its own: its number is then
+    another file's. The parent has the right one open all the same.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._key = _key(os.fstat(fd))
+        self._at_parent = f"/proc/{os.getpid()}/fd/{fd}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_fd": DupFd(self._fd)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._fd = state["_fd"].detach()
+        os.set_inheritable(self._fd, False)
+
+    def value(self, value: object) -> None:
+        """Leave a value, as `write_value` does; where that is not possible, nothing."""
+        # The process has done its work: it ends as it would without this.
+        with contextlib.suppress(Exception):
+            write_value(self._open(), value)
+
+    def error(self, error: BaseException, own_files: frozenset[str]) -> None:
+        """Leave an exception, as `write_error` does; where that is not possible, nothing."""
+        with contextlib.suppress(Exception):
+            write_error(self._open(), error, own_files)
+
+    def _open(self) -> int:
+        with contextlib.suppress(OSError):
+            if _key(os.fstat(self._fd)) == self._key:
+                return self._fd
+        # Looked at before it is opened, as to open another file can have effects.
+        if _key(os.stat(self._at_parent)) != self._key:
+            raise FileNotFoundError(self._at_parent)
+        self._fd = os.open(self._at_parent, os.O_RDWR | os.O_CLOEXEC)
+        return self._fd
+
+
+def _key(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def write_value(fd: int, value: object) -> None:
