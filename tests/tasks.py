@@ -202,7 +202,7 @@ def start_orphan(folder: str, by: str, what: str) -> None:
 
 
 class RaisingTraceback(Exception):
-    __traceback__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+    __traceback__ = property(lambda self: 1 / 0)
 
 
 class RaisingClass(Exception):

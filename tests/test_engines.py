@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -183,3 +185,34 @@ def test_what_an_exception_does_costs_its_item_alone(engine: dict[str, Any]) -> 
         error = outcome.exception
         assert type(error) in (liar, parallelkit.RemoteError)
         assert not isinstance(error, parallelkit.WorkerDiedError)
+
+
+FORKING = """
+import os, sys, time
+import parallelkit
+
+if __name__ == "__main__":
+    pool = parallelkit.Pool(2, start_method=sys.argv[1])
+    result = pool.apply_async(time.sleep, (0.5,))
+    if not (child := os.fork()):
+        for step in (pool.close, pool.join, lambda: pool.apply(abs, (1,))):
+            try:
+                step()
+            except parallelkit.ClosedError:
+                print("closed", flush=True)
+        pool.terminate()
+        pool.__exit__(None, None, None)
+        sys.exit(0)
+    print(os.waitpid(child, 0)[1], result.get(), pool.map(abs, [-4]), flush=True)
+    pool.close()
+    pool.join()
+"""
+
+
+def test_a_forked_child_leaves_the_pool_alone(start_method: str, tmp_path: Any) -> None:
+    script = tmp_path / "forking.py"
+    script.write_text(FORKING)
+    command = [sys.executable, "-W", "ignore", script, start_method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "closed\nclosed\nclosed\n0 None [4]\n", done.stderr
+    assert done.stderr == ""

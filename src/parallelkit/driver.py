@@ -149,6 +149,11 @@ class Driver:
         return self._closed or os.getpid() != self._owner
 
     @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child, and all of this belongs to its parent."""
+        return os.getpid() != self._owner
+
+    @property
     def workers(self) -> int:
         """How many workers there are."""
         return self._scheduler.workers
@@ -170,7 +175,7 @@ class Driver:
         sink: Sink,
     ) -> Call:
         """Begin a call. An iterator is drawn by who waits for the call, or by `feed`."""
-        self._check_owner()
+        self.check_owner()
         sequence = items if isinstance(items, (list, tuple, range)) else None
         source = iter(items) if sequence is None else None
         call = Call(self._lock, Work(function, style, sequence), sink, source)
@@ -200,7 +205,7 @@ class Driver:
 
     def wait(self, call: Call, timeout: float | None = None, ready: Callable[[], bool] | None = None) -> bool:
         """Wait until `call` is done, or `ready`; False where `timeout` seconds pass before."""
-        self._check_owner()
+        self.check_owner()
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             try:
@@ -604,7 +609,8 @@ class Driver:
             self._crew.wake()
             self._crew.close()
 
-    def _check_owner(self) -> None:
+    def check_owner(self) -> None:
+        """ClosedError in a forked child, which has inherited the pool and none of its workers."""
         if os.getpid() != self._owner:
             raise ClosedError(
                 f"this pool belongs to process {self._owner}: a forked child cannot use it; "

@@ -447,6 +447,7 @@ class Pool:
 
     def close(self) -> None:
         """Take no more calls; what was handed in goes on."""
+        self._driver.check_owner()
         if self._state == "RUN":
             self._state = "CLOSE"
             self._driver.serve()
@@ -465,6 +466,7 @@ class Pool:
 
         Raises the failures that nobody has retrieved, as an `ExceptionGroup`.
         """
+        self._driver.check_owner()
         if self._state == "RUN":
             raise ClosedError("the pool is still open: call close() or terminate() before join()")
         self._driver.lift_bounds()
@@ -503,6 +505,8 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._driver.inherited:
+            return  # this is a forked child: the pool is its parent's
         if error is not None:
             self.terminate()
         elif self._state != "TERMINATE":

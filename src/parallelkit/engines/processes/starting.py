@@ -7,6 +7,7 @@ descriptors into a fresh interpreter, and `multiprocessing.current_process()` is
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.process
 import os
 import threading
 import warnings
@@ -29,6 +30,7 @@ class _Closable(Protocol):
     def close(self) -> None: ...
 
 
+_launched: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 _parent_ends: weakref.WeakSet[_Closable] = weakref.WeakSet()
 
 
@@ -44,6 +46,10 @@ def _close_inherited() -> None:
     for parent_end in list(_parent_ends):
         parent_end.close()
     _parent_ends.clear()
+    # At its end a child would wait for its parent's children, and multiprocessing asserts that they are its own.
+    children: set[BaseProcess] = multiprocessing.process._children  # type: ignore[attr-defined]
+    children.difference_update(_launched)
+    _launched.clear()
 
 
 os.register_at_fork(after_in_child=_close_inherited)
@@ -115,6 +121,7 @@ def launch(
     if context.get_start_method() != "fork":
         process = maker(target=target, args=args, name=name, daemon=False)
         start(process)
+        _launched.add(process)
         return process
     # Python 3.12 and later warn of a fork while threads are alive. Where a worker is replaced, those are
     # the service thread and who waits; a caller's own threads were taken into account in `choose`.
@@ -123,6 +130,7 @@ def launch(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         start(process)
+        _launched.add(process)
     return process
 
 
