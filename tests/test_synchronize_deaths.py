@@ -338,6 +338,35 @@ def test_who_holds_what_was_released_for_the_first_is_known(victims: Start) -> N
     assert lock.abandoned
 
 
+def pass_on(tell: Callable[[object], None], lock: Lock) -> None:
+    """Release what another has acquired, acquire it, and live on."""
+    lock.release()
+    lock.acquire()
+    tell("holds")
+    time.sleep(3600)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_who_was_released_for_releases_for_another(rounds: int, victims: Start) -> None:
+    """Acquired here, released and acquired there, released here: who lives there does not hold it."""
+    lock = Lock()
+    for _ in range(rounds):
+        assert lock.acquire(timeout=_LONG)
+        living = victims(pass_on, lock)
+        assert living.hear() == "holds"
+        lock.release()
+        assert not lock.locked()
+    with pytest.raises(ValueError, match="released too many times"):
+        lock.release()
+    dying = victims(hold, lock)
+    dying.hear()
+    assert not lock.acquire(timeout=0.2)
+    dying.kill()
+    assert lock.acquire(timeout=_LONG)
+    assert lock.abandoned
+    lock.release()
+
+
 @pytest.mark.parametrize("kind", [Lock, RLock])
 def test_an_abandoned_lock_can_raise(kind: type[AnyLock], victims: Start) -> None:
     lock = kind(on_abandoned="raise")

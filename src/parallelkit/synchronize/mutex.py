@@ -24,7 +24,9 @@ Rules:
    The other way round, words and then token, a process could come in between and be robbed.
 4. The seeker that finds the token lost keeps it, without putting it back first: so nobody comes between, and
    the next holder is always the one who knows. The state is ADOPTED for as long as it holds it.
-5. The seekers, and who releases a lock for another process, exclude each other by `Arena.exclusive`.
+5. The seekers, and who releases a lock for another process, exclude each other by `Arena.exclusive`. Who
+   releases for another wipes that one's claim. So who finds its own claim wiped when it releases, releases for
+   another, too: without that the holder's claim would stay, and would look like a live holder's for ever.
 
 The steps of rule 3 have to be steps to other processors too: `time.sleep` between them is a full barrier, as
 it drops the GIL. A processor that is free to delay the store of a claim behind the try (ARM, not x86) is
@@ -304,9 +306,10 @@ class Mutex:
     def release(self) -> None:
         """AssertionError where a recursive lock is another thread's, ValueError where no one holds it."""
         state = self.state.cell_contents
-        if state == ADOPTED and not self._is_taken_away():
+        is_ours = state in (HELD, NESTED, ADOPTED) and not self._is_taken_away()
+        if state == ADOPTED and is_ours:
             self._release_adopted()
-        elif state in (HELD, NESTED):
+        elif is_ours:
             try:
                 self.token.release()
             except BaseException as error:
@@ -406,7 +409,7 @@ def fast_path(
 
     def release() -> None:
         nonlocal state
-        if state != held:
+        if state != held or not claims[index]:
             return slow_release()
         try:
             post()
