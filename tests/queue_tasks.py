@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import signal
+import sys
 import time
 from multiprocessing import resource_sharer
 from typing import Any
@@ -77,6 +79,24 @@ def receive_one(connection: Any) -> None:
 
 def send_and_exit(connection: Any, item: Any) -> None:
     connection.send(item)
+
+
+def send_and_die(connection: Any, item: Any) -> None:
+    connection.send(item)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def send_and_close(connection: Any, item: Any) -> None:
+    """Close the connection oneself, and end without a word, which is no death then."""
+    with connection:
+        connection.send(item)
+    os._exit(0)
+
+
+def send_and_fail(connection: Any, item: Any) -> None:
+    connection.send(item)
+    sys.stderr = io.StringIO()
+    raise ZeroDivisionError
 
 
 def send_numbered(connection: Any) -> None:

@@ -462,7 +462,7 @@ def test_a_sender_killed_at_any_moment_leaves_whole_messages_and_an_end(forked: 
 def test_what_was_sent_before_the_death_arrives(forked: BaseContext) -> None:
     mine, theirs = Pipe()
     with mine, theirs:
-        with running(forked, queue_tasks.send_and_exit, theirs, "last"):
+        with running(forked, queue_tasks.send_and_die, theirs, "last"):
             pass
         assert mine.recv(timeout=LONG) == "last"
         _end_of(lambda: mine.recv(timeout=LONG))
@@ -499,7 +499,7 @@ def test_another_process_that_has_the_end_is_not_taken_for_dead(forked: BaseCont
     idle, idle_theirs = Pipe()
     run = running(forked, queue_tasks.receive_one, idle_theirs)  # which inherits the writer
     with reader, writer, idle, idle_theirs, run as other:
-        with running(forked, queue_tasks.send_and_exit, writer, 1):
+        with running(forked, queue_tasks.send_and_die, writer, 1):
             pass
         assert reader.recv(timeout=LONG) == 1
         with pytest.raises(CallTimeoutError):
@@ -512,13 +512,38 @@ def test_another_process_that_has_the_end_is_not_taken_for_dead(forked: BaseCont
 def test_an_end_that_this_process_uses_is_not_taken_for_dead(forked: BaseContext) -> None:
     reader, writer = Pipe(duplex=False)
     with reader, writer:
-        with running(forked, queue_tasks.send_and_exit, writer, 1):
+        with running(forked, queue_tasks.send_and_die, writer, 1):
             pass
         assert reader.recv(timeout=LONG) == 1
         writer.send(2)
         assert reader.recv(timeout=LONG) == 2
         with pytest.raises(CallTimeoutError):
             reader.recv(timeout=0.1)
+
+
+@pytest.mark.parametrize("task", [queue_tasks.send_and_exit, queue_tasks.send_and_close])
+def test_an_end_goes_from_one_short_lived_process_to_the_next(task: Any, context: BaseContext) -> None:
+    """Between two of them nobody has used the end that is alive, and it is not the end."""
+    reader, writer = Pipe(duplex=False)
+    with reader, writer:
+        for item in range(2):
+            with running(context, task, writer, item):
+                assert reader.recv(timeout=LONG) == item
+            with pytest.raises(CallTimeoutError):
+                reader.recv(timeout=0.1)
+            assert wait([reader], 0.1) == []
+
+
+def test_an_end_is_noticed_once_the_last_user_fails(context: BaseContext) -> None:
+    reader, writer = Pipe(duplex=False)
+    with reader, writer:
+        for task in (queue_tasks.send_and_exit, queue_tasks.send_and_fail):
+            with running(context, task, writer, 1):
+                assert reader.recv(timeout=LONG) == 1
+        _end_of(lambda: reader.recv(timeout=LONG))
+        # Whoever is given the end now can still be heard.
+        with running(context, queue_tasks.send_and_exit, writer, 2):
+            assert reader.recv(timeout=LONG) == 2
 
 
 def test_a_child_notices_that_its_parent_was_killed(forked: BaseContext) -> None:

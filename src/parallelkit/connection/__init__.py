@@ -8,8 +8,8 @@ What is different:
 - `recv` takes a `timeout`. What has arrived of a message by then is kept, and the next `recv` goes on.
 - A `send` that cannot pickle sends nothing, and one that an exception of a signal handler interrupts is
   completed by the next one.
-- The end is noticed also where this process still has a copy of the other end; see `peers` for how, and for
-  where it is not: while other children, forked when that end was open, have it open, too.
+- The death of the other side is noticed also where this process still has a copy of the other end; see
+  `peers` for how, and for where it is not: while other children, forked when that end was open, have it, too.
 - Large buffers (arrays) and large bytes are sent from where they are, and received where they will be.
 
 A message on the socket is what it is for multiprocessing's connections, so that one of ours can speak with
@@ -104,6 +104,8 @@ class Connection(Generic[S_contra, R_co]):
 
     def close(self) -> None:
         """Close this end in this process."""
+        if self._pair is not None:
+            self._pair.leave(self._end)
         self.__del__()
 
     def __del__(self, _close: Callable[[int], None] = os.close) -> None:
