@@ -155,6 +155,11 @@ def test_a_timeout_where_there_are_no_items_counts_none() -> None:
             "item 5 was running when its worker (pid 77) ended with exit code 0",
         ),
         (
+            {"signal": None, "exitcode": None},
+            "item 5 was running when its worker (pid 77) ended; its exit code was taken by another part of "
+            "the program (a SIGCHLD handler or os.wait)",
+        ),
+        (
             {"signal": None, "exitcode": None, "pid": None, "index": None},
             "the call was running when its worker ended",
         ),
@@ -204,8 +209,7 @@ CANNOT = "TypeError: cannot pickle '_thread.lock' object"
             "AttributeError: Can't pickle local object 'f.<locals>.<lambda>'",
             "the function cannot be sent between processes: "
             "AttributeError: Can't pickle local object 'f.<locals>.<lambda>'. "
-            "Define it at the top level of a module that can be imported, "
-            "or install parallelkit[cloudpickle]",
+            "Define it at the top level of a module that can be imported",
         ),
         (
             "function",
@@ -228,10 +232,19 @@ CANNOT = "TypeError: cannot pickle '_thread.lock' object"
     ],
 )
 def test_says_what_cannot_be_sent_and_what_to_do(
-    what: str, path: str, index: int | None, reason: str, message: str
+    monkeypatch: pytest.MonkeyPatch, what: str, path: str, index: int | None, reason: str, message: str
 ) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())  # cloudpickle is installed
     assert str(SerializationError(what=what, path=path, reason=reason, index=index)) == message
 
 
 def test_a_stand_in_without_text_is_named_by_its_type_alone() -> None:
     assert str(RemoteError(type_name="m.E", text="", traceback="T")) == "m.E"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_nobody_is_told_to_install_what_is_there(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
+    error = SerializationError(what="function", path="function", reason="no <lambda>")
+    assert ("install parallelkit[cloudpickle]" in str(error)) is not installed
+    assert "at the top level" in str(error)

@@ -8,6 +8,7 @@ also `TimeoutError` and `multiprocessing.TimeoutError`, what a lost worker costs
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import pickle
 import signal as signals
@@ -153,6 +154,10 @@ class WorkerDiedError(ParallelKitError, BrokenProcessPool):
             return end
         if self.exitcode is not None:
             return f"ended with exit code {self.exitcode}"
+        if self.pid is not None:
+            return (
+                "ended; its exit code was taken by another part of the program (a SIGCHLD handler or os.wait)"
+            )
         return "ended"
 
 
@@ -250,10 +255,9 @@ class ResultError(SerializationError, MaybeEncodingError):
 
 def _cure(what: str, reason: str) -> str:
     if any(sign in reason for sign in ("<lambda>", "<locals>", "local object", "__main__")):
-        return (
-            ". Define it at the top level of a module that can be imported, "
-            "or install parallelkit[cloudpickle]"
-        )
+        cure = ". Define it at the top level of a module that can be imported"
+        installed = importlib.util.find_spec("cloudpickle") is not None
+        return cure if installed else f"{cure}, or install parallelkit[cloudpickle]"
     if what == "result":
         return ". Return plain data, or only what is needed of it"
     return ". Send what it can be made from, and make it in the worker"

@@ -46,7 +46,7 @@ def _close_inherited() -> None:
     for parent_end in list(_parent_ends):
         parent_end.close()
     _parent_ends.clear()
-    # At its end a child would wait for its parent's children, and multiprocessing asserts that they are its own.
+    # At its end a child would wait for its parent's children, which multiprocessing refuses with a traceback.
     children: set[BaseProcess] = multiprocessing.process._children  # type: ignore[attr-defined]
     children.difference_update(_launched)
     _launched.clear()
