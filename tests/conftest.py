@@ -18,6 +18,9 @@ import parallelkit.guardian
 hypothesis.settings.register_profile("parallelkit", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("parallelkit")
 
+#: Has no tests of its own, and classes that do not let themselves be looked at.
+collect_ignore = ["tasks.py"]
+
 START_METHODS = multiprocessing.get_all_start_methods()
 #: What multiprocessing starts once for a whole program.
 _LASTING = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
