@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -626,6 +627,46 @@ def test_a_notification_that_a_dead_waiter_did_not_take_goes_to_another(victims:
         first.kill()  # it had no chance to take it, as the lock is held
         condition.notify()
     assert [second.hear(), third.hear()] == ["second", "third"]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_it_does_so_where_nobody_notifies_again(depth: int, victims: Start) -> None:
+    condition = Condition()
+    first = waiting(victims, condition, "first")
+    others = [victims(wait_deeply, condition, depth) for _ in range(2)]
+    assert [other.hear() for other in others] == ["holds"] * 2
+    with condition:
+        first.kill(signal.SIGSTOP)
+        condition.notify()
+    first.kill()
+    eventually(lambda: any(other.ours.poll() for other in others))
+    with condition:
+        assert [other.ours.poll() for other in others].count(True) == 1
+        assert condition._sleepers.count() == 1
+        condition.notify()
+    assert [other.hear() for other in others] == [(True, depth)] * 2
+
+
+def wait_deeply(tell: Callable[[object], None], condition: Condition, depth: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(depth):
+            stack.enter_context(condition)
+        tell("holds")
+        got = condition.wait(_LONG)
+        tell((got, condition._lock._semlock._count()))
+
+
+def test_who_looks_for_the_notification_of_a_dead_one_keeps_its_timeout(victims: Start) -> None:
+    condition = Condition()
+    dead = waiting(victims, condition, "dead")
+    with condition:
+        dead.kill(signal.SIGSTOP)
+        condition.notify()
+    dead.kill()
+    with condition:
+        assert condition.wait(_LONG)  # that one's
+        assert not condition.wait(0.25)
+        assert condition._sleepers.count() == 0
 
 
 @pytest.mark.parametrize("by", [signal.SIGSTOP, signal.SIGKILL])

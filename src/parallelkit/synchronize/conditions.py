@@ -25,9 +25,9 @@ class Condition:
     """A lock, and a place to wait until another process has changed what it protects.
 
     `notify` does not wait for those it wakes: one that was killed meanwhile does not hold it up, and a
-    notification that a dead waiter had not yet taken goes to another. Where a waiter dies while it has the
-    lock, that passes on as `Lock` says. 512 threads and processes can wait at a time: RuntimeError for
-    more.
+    notification that a dead waiter had not yet taken goes to another. (That takes 0.1 s where nobody notifies
+    again. The other may have begun to wait later.) Where a waiter dies while it has the lock, that passes on
+    as `Lock` says. 512 threads and processes can wait at a time: RuntimeError for more.
 
     lock: a `Lock` or `RLock` (multiprocessing's, too, but without what is said here about deaths); an
     `RLock` of its own where none is given. ctx: accepted as in `multiprocessing.synchronize`.
@@ -86,19 +86,24 @@ class Condition:
         """
         assert self._lock._semlock._is_mine(), "must acquire() condition before using wait()"
         depth = self._lock._semlock._count()
+        deadline = None if timeout is None else time.monotonic() + timeout
         place = self._sleepers.enter()
-        woken = slept = False
+        held = slept = False
         try:
-            for _ in range(depth):
-                self._lock.release()
-            self._sleepers.sleep(place, timeout)
-            slept = True
+            while not slept:
+                held = False
+                try:
+                    for _ in range(depth):
+                        self._lock.release()
+                    slept = self._sleepers.sleep(place, deadline, passes_on=True)
+                finally:
+                    self._acquire_again(depth)
+                    held = True
+                if not slept:
+                    self._sleepers.wake(0)
         finally:
-            try:
-                self._acquire_again(depth)
-            finally:
-                woken = self._sleepers.leave(place)
-            if woken and not slept:  # by an exception, such as KeyboardInterrupt
+            woken = self._sleepers.leave(place)
+            if woken and held and not slept:  # by an exception, such as KeyboardInterrupt
                 self._sleepers.wake(1)
         return woken
 
@@ -190,13 +195,14 @@ class Event:
         """Wait until the flag is set, or for `timeout` seconds; whether it was set."""
         if self._flag[0]:
             return True
+        deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             if self._flag[0]:
                 return True
             place = self._sleepers.enter()
         try:
             # The setter may die between the flag and the wake-up: hence the look at the flag.
-            self._sleepers.sleep(place, timeout, self.is_set)
+            self._sleepers.sleep(place, deadline, is_over=self.is_set)
         finally:
             with self._lock:
                 woken = self._sleepers.leave(place)

@@ -25,8 +25,8 @@ Rules:
 4. The seeker that finds the token lost keeps it, without putting it back first: so nobody comes between, and
    the next holder is always the one who knows. The state is ADOPTED for as long as it holds it.
 5. The seekers, and who releases a lock for another process, exclude each other by `Arena.exclusive`. Who
-   releases for another wipes that one's claim. So who finds its own claim wiped when it releases, releases for
-   another, too: without that the holder's claim would stay, and would look like a live holder's for ever.
+   releases for another wipes that one's claim. So who finds its own claim wiped when it releases, releases
+   for another, too: or the holder's claim would stay, and look like a live holder's for ever.
 
 The steps of rule 3 have to be steps to other processors too: `time.sleep` between them is a full barrier, as
 it drops the GIL. A processor that is free to delay the store of a claim behind the try (ARM, not x86) is
@@ -35,12 +35,12 @@ given a pause, in which its buffer drains.
 Measured (Python 3.11, 2 cores, ns for acquire and release as a pair, and for `with lock: pass`):
 
     multiprocessing.Lock, bound C methods                            30    138
-    this                                                            144    266
+    this                                                            165    275
     a Python function for each, with the claim and no rule else      90    190
     a robust pthread mutex through ctypes (two calls)               390
     fcntl.lockf; fcntl.flock                                  1140; 710
 
-So a pair alone costs 115 ns more than in C, and `with` somewhat less than twice as much. Most of it are the
+So a pair alone costs 135 ns more than in C, and `with` somewhat less than twice as much. Most of it are the
 calls of two Python functions and two stores into shared memory. Four processes that increment a number
 20,000 times each: 75 to 125 ms, multiprocessing.Lock 50 to 65.
 
@@ -124,7 +124,7 @@ class Mutex:
     def __init__(self, block: Block, kind: int) -> None:
         self.block = block
         self.kind = kind
-        #: Cells of the fast path's functions, so that these need no look-up: 20 ns of 155. The state, and
+        #: Cells of the fast path's functions, so that these need no look-up: 20 ns of 165. The state, and
         #: the index of this process's word.
         self.state: CellType = CellType(UNBOUND)
         self.index: CellType = CellType(0)

@@ -5,12 +5,13 @@
 Rules:
 1. The table is changed only by who holds the lock that goes with it. Sleeping itself is done without.
 2. A sleeper has a place with a semaphore of its own, so a wake-up that is meant for it is nobody else's. A
-waker
-   marks the place as woken and raises the semaphore. It does not wait for the sleeper, which may be dead;
-   multiprocessing's `notify` does, and hangs then.
+   waker marks the place as woken and raises the semaphore. It does not wait for the sleeper, which may be
+   dead; multiprocessing's `notify` does, and hangs then.
 3. `woken` counts; the semaphore only shortens the sleep. A waker that dies between the two costs the sleeper
    `LOOK_SECONDS`.
-4. The place of a dead process is free, and a wake-up that it had not yet taken goes to another.
+4. The place of a dead process is free, and a wake-up that it had not yet taken goes to another: when
+   somebody is woken the next time, or when a sleeper that is asked to, `passes_on`, looks for itself. That
+   one takes the lock, calls `wake(0)`, and sleeps on if it was not its own turn.
 """
 
 from __future__ import annotations
@@ -74,17 +75,27 @@ class Sleepers:
         return place
 
     def sleep(
-        self, place: int, timeout: float | None = None, is_over: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Sleep until woken, or `is_over`, or for `timeout` seconds; the lock is not to be held."""
+        self,
+        place: int,
+        deadline: float | None = None,
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+        passes_on: bool = False,
+    ) -> bool:
+        """Sleep until woken, or `is_over`, or `deadline` by the monotonic clock; the lock is not to be held.
+
+        Where the sleeper `passes_on`, False says that it is to do so, by `wake(0)`, and to come again.
+        """
         semaphore = self._semaphore(place)
-        deadline = None if timeout is None else time.monotonic() + timeout
         left = LOOK_SECONDS
         while not self._woken[place] and not is_over():
             if deadline is not None:
                 left = min(LOOK_SECONDS, deadline - time.monotonic())
             if left <= 0 or semaphore.acquire(True, left):
-                return
+                break
+            if passes_on and self._has_lost():
+                return False
+        return True
 
     def leave(self, place: int) -> bool:
         """Give the place back; whether its sleeper had been woken."""
@@ -93,7 +104,7 @@ class Sleepers:
         return woken
 
     def wake(self, count: int) -> None:
-        """Wake so many of those who sleep, who came first first."""
+        """Wake so many of those who sleep, who came first first; and for each wake-up that was lost one."""
         tickets = self._tickets[: self._header[_USED]].tolist()
         asleep = sorted(
             (ticket, place) for place, ticket in enumerate(tickets) if ticket and not self._woken[place]
@@ -119,6 +130,15 @@ class Sleepers:
             1
             for ticket, woken in zip(self._tickets[:used], self._woken[:used], strict=True)
             if ticket and not woken
+        )
+
+    def _has_lost(self) -> bool:
+        """Whether a dead process has not taken a wake-up. Rough, as the lock is not held."""
+        used = self._header[_USED]
+        columns = self._tickets[:used].tolist(), self._woken[:used].tolist()
+        return any(
+            ticket and woken and self._is_dead(place)
+            for place, (ticket, woken) in enumerate(zip(*columns, strict=True))
         )
 
     def _bury(self, place: int) -> bool:
