@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 import soak_queues
 
-from parallelkit.queues import JoinableQueue, Queue, SimpleQueue
+from parallelkit.connection import wait
+from parallelkit.queues import Empty, JoinableQueue, Queue, SimpleQueue
 from parallelkit.queues.messagelog import MessageLog
-from parallelkit.sharing import wait_readable
+from parallelkit.sharing import Bell, wait_readable
 
 LONG = 20.0
 KINDS: dict[str, Callable[[], Any]] = {
@@ -107,6 +109,30 @@ def test_a_reader_killed_before_any_line_of_get(kind: str, size: int) -> None:
     else:
         pytest.fail("get has no end")
     assert died > 10
+
+
+@pytest.mark.parametrize("look", [lambda queue: queue.get(timeout=0.2), lambda queue: wait([queue], 0.05)])
+def test_a_reader_killed_between_the_word_and_the_bell_leaves_nobody_spinning(look: Any) -> None:
+    queue = Queue[int]()
+    queue.put(1)
+
+    def die(bell: Bell) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def get_two() -> None:
+        Bell.clear = die  # type: ignore[method-assign]
+        queue.get()
+        queue.get()
+
+    assert _child(get_two, 0, None) == -signal.SIGKILL
+    assert queue._log is not None
+    assert wait_readable(queue._log.items.fileno(), 0), "it was not killed where it should be"
+    with contextlib.suppress(Empty):
+        assert look(queue) == []
+    assert not wait_readable(queue._log.items.fileno(), 0)
+    queue.put(2)
+    assert wait_readable(queue.fileno(), 0)
+    assert queue.get(timeout=LONG) == 2
 
 
 def test_a_reader_killed_while_it_waits_wakes_the_others() -> None:

@@ -293,7 +293,9 @@ def test_more_buffers_than_one_system_call_takes() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(queue.get(), sent, strict=True))
 
 
-def test_memory_is_given_back() -> None:
+@pytest.mark.parametrize("shut", [False, True])
+@pytest.mark.parametrize("get", [Queue.get, Queue.get_nowait, lambda queue: queue.get(timeout=LONG)])
+def test_memory_is_given_back_with_the_last_item(get: Any, shut: bool) -> None:
     queue = Queue[bytes]()
     log: Any = queue._log
 
@@ -303,11 +305,22 @@ def test_memory_is_given_back() -> None:
     for _ in range(60):
         queue.put(bytes(10**6))
     assert held() > 55 * 10**6
+    if shut:
+        queue.shutdown()
     for _ in range(60):
-        queue.get()
-    with pytest.raises(Empty):
-        queue.get(timeout=0)
+        get(queue)
     assert held() <= 2 * messagelog.WINDOW + (1 << 16)
+
+
+def test_memory_is_given_back_by_a_process_that_waited_for_a_large_item(forked: BaseContext) -> None:
+    queue, answers = Queue[bytes](), Queue[bytes]()
+    with running(forked, queue_tasks.take_and_return, [(queue, answers)], 1):
+        queue.put(bytes(3 * messagelog.WINDOW))
+        answers.get(timeout=LONG)
+    for log in (queue._log, answers._log):
+        assert log is not None
+        held = sum(os.fstat(file.descriptor).st_blocks * 512 for file in log._files)
+        assert held <= 2 * messagelog.WINDOW + (1 << 16)
 
 
 def test_memory_is_bounded_by_the_backlog_while_a_queue_is_never_empty() -> None:

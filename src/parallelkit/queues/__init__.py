@@ -86,8 +86,9 @@ class _LogQueue(Generic[T]):
         Where several processes read, an item can be gone by the time `get` is called.
         """
         log = self._open_log()
-        log.settle()
-        return log.items.fileno()
+        descriptor = log.items.fileno()
+        log.settle(rang=wait_readable(descriptor, 0))
+        return descriptor
 
     def shutdown(self, immediate: bool = False) -> None:
         """End the queue for all processes: `put` raises `ShutDown`, and `get` does once no item is left.

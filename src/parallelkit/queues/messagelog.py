@@ -39,6 +39,7 @@ multiprocessing.Queue: small tuples 2.6 (3.0), dicts 3.4 (3.3), bytes of 1 MB 26
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import sys
@@ -194,7 +195,8 @@ class MessageLog:
     def _write(self, file: int, at: int, parts: Sequence[Part]) -> int:
         descriptor = self._files[file].descriptor
         left = [view for part in parts if len(view := memoryview(part).cast("B"))]
-        self._words[_GROWN] = 1
+        if at + sum(map(len, left)) > WINDOW:
+            self._words[_GROWN] = 1
         while left:
             written = os.pwritev(descriptor, left[:_IOV_MOST], at)
             at += written
@@ -223,7 +225,15 @@ class MessageLog:
 
     def take(self, block: bool = True, timeout: float | None = None) -> Message:
         """The oldest message: Empty where there is none in time, ShutDown where none can come any more."""
-        words, head = self._words, self._head
+        words = self._words
+        message = self._take_in_time(words, block, timeout)
+        if words[_GROWN] and words[_TAKEN] == words[_APPENDED]:
+            with contextlib.suppress(OSError):  # the message is ours, whatever becomes of the memory
+                self.settle()
+        return message
+
+    def _take_in_time(self, words: memoryview, block: bool, timeout: float | None) -> Message:
+        head = self._head
         deadline = None
         if not block:
             deadline = time.monotonic() + _PATIENCE
@@ -258,16 +268,22 @@ class MessageLog:
                 if (message := self._wait_for_turn(words)) is not None:
                     return message
                 continue
-            self.settle(deadline)
             if not block or time.monotonic() >= deadline:
+                self.settle(deadline)
                 raise Empty
-            wait_readable(self.items.fileno(), remaining(deadline))
+            self._await_item(words, deadline)
+
+    def _await_item(self, words: memoryview, deadline: float | None) -> None:
+        self.settle(deadline)
+        rang = wait_readable(self.items.fileno(), remaining(deadline))
+        if rang and words[_TAKEN] == words[_APPENDED]:
+            # Somebody was killed between clearing the word and the bell, or after setting only the bell.
+            self.settle(deadline, rang)
 
     def _wait_for_turn(self, words: memoryview) -> Message | None:
         with self._turn:
             if words[_TAKEN] == words[_APPENDED] and not words[_SHUT]:
-                self.settle()
-                wait_readable(self.items.fileno(), None)
+                self._await_item(words, None)
             if words[_TAKEN] == words[_APPENDED]:
                 return None
             with self._head:
@@ -343,19 +359,23 @@ class MessageLog:
             at += count
             left = advance(left, count)
 
-    def settle(self, deadline: float | None = None) -> None:
-        """See to it that the bell is not set, nor memory kept, for messages that were taken."""
+    def settle(self, deadline: float | None = None, rang: bool = False) -> None:
+        """See to it that the bell is not set, nor memory kept, for messages that were taken.
+
+        rang: the bell is set, whatever the word beside it says.
+        """
         words = self._words
-        if not (words[_ITEMS_SET] or words[_GROWN]) or words[_TAKEN] != words[_APPENDED]:
+        if not (rang or words[_ITEMS_SET] or words[_GROWN]) or words[_TAKEN] != words[_APPENDED]:
             return
         soon = time.monotonic() + _PATIENCE
         if not self._tail.acquire(soon if deadline is None else min(deadline, soon)):
             return  # somebody is appending
         try:
-            if words[_SHUT] or words[_TAKEN] != words[_APPENDED]:
+            if words[_TAKEN] != words[_APPENDED]:
                 return
-            words[_ITEMS_SET] = 0
-            self.items.clear()
+            if not words[_SHUT]:
+                words[_ITEMS_SET] = 0
+                self.items.clear()
             if words[_GROWN]:
                 current = words[_FIRST + 1] > words[_FIRST]
                 words[_FIRST + current] = words[_APPENDED] + 1
