@@ -72,6 +72,13 @@ class Noted:
         return note_loading, (self.folder,)
 
 
+class Unloadable:
+    """Raises while it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("not a number",)
+
+
 def fork_and_return() -> str:
     child = os.fork()
     if child == 0:

@@ -30,6 +30,7 @@ from process_tasks import (
     Late,
     Noted,
     Slow,
+    Unloadable,
     ask_from_outside,
     daemonize,
     end_with,
@@ -201,6 +202,27 @@ def test_a_result_that_cannot_be_sent(make: type[Process[Any]]) -> None:
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert poison.exception() is caught.value
     assert (locked.exitcode, poison.exitcode) == (0, 0)
+
+
+@pytest.mark.parametrize("make", [SpawnProcess, ForkServerProcess])
+def test_an_argument_that_cannot_be_loaded(make: type[Process[Any]], capfd: Any) -> None:
+    by_argument = make(target=tasks.echo, args=(Unloadable(),), name="loader")
+    by_attribute = make(target=tasks.echo, args=(1,))
+    by_attribute.own = Unloadable()  # type: ignore[attr-defined]
+    for process in (by_argument, by_attribute):
+        process.start()
+        with pytest.raises(SerializationError, match="ValueError: invalid literal") as caught:
+            process.result()
+        assert caught.value.what == "call"
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert process.exitcode == 1
+    with (
+        pytest.raises(SerializationError, match="invalid literal"),
+        make(target=tasks.echo, args=[Unloadable()]),
+    ):
+        pass
+    if make is SpawnProcess:
+        assert "Process loader:\nTraceback" in capfd.readouterr().err
 
 
 def test_a_timeout_ends_the_wait_and_not_the_process(make: type[Process[Any]], pipe: tuple[Any, Any]) -> None:

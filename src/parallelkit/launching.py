@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 import os
+import pickle
 import select
 import signal
 import threading
@@ -31,9 +33,9 @@ from collections.abc import Callable, Collection, Iterable
 from multiprocessing import popen_fork, process, reduction
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import guardian, marking, resources, termination
+from . import guardian, marking, resources, serialization, termination
 from .resources import Pid
 from .resultfile import Result, ResultFile, Writer
 
@@ -291,7 +293,8 @@ class Child:
         return name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._process, self._result, reduction.DupFd(self._leash), self._mark)
+        pickled = _Pickled(self._name, bytes(reduction.ForkingPickler.dumps(self._process)))
+        return _rebuild, (pickled, self._result, reduction.DupFd(self._leash), self._mark)
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         if self._held is not None:
@@ -300,6 +303,8 @@ class Child:
             os._exit(1)  # the parent is gone
         os.close(self._leash)
         marking.wear(self._mark)
+        if isinstance(self._process, _Pickled):
+            self._process = self._process.load()
         self._process.run = functools.partial(self._run, self._process.run, vars(self._process).get("run"))
         code: int = self._process._bootstrap(parent_sentinel)
         return code
@@ -320,7 +325,26 @@ class Child:
             self._result.value(value)
 
 
-def _rebuild(process_obj: BaseProcess, result: Writer, leash: Any, mark: str) -> Child:
+class _Pickled(NamedTuple):
+    """A process object that is loaded where an error of its target or arguments can be told to the parent."""
+
+    name: str
+    data: bytes
+
+    def load(self) -> Any:
+        """The process object; where it cannot be had, another that raises the reason."""
+        try:
+            return pickle.loads(self.data)
+        except Exception as error:
+            failure = serialization.error("call", None, error)
+        return multiprocessing.Process(target=_fail, args=(failure,), name=self.name)
+
+
+def _fail(failure: Exception) -> None:
+    raise failure
+
+
+def _rebuild(process_obj: _Pickled, result: Writer, leash: Any, mark: str) -> Child:
     descriptor = leash.detach()
     os.set_inheritable(descriptor, False)
     return Child(process_obj, result, descriptor, None, mark)

@@ -245,9 +245,10 @@ class Process(StandardProcess, Generic[R_co]):
         """Wait until the process has ended; return what its target or its `run` returned.
 
         Raises what the target raised, with its traceback; `ProcessDiedError` where the process ended
-        without an outcome; `SerializationError` where the outcome cannot be sent; `CallTimeoutError`
-        where the process is running after `timeout` seconds, and goes on then; `ClosedError` where it was
-        not started or the object was closed.
+        without an outcome; `SerializationError` where the outcome cannot be sent, or the target or an
+        argument cannot be loaded in the process; `CallTimeoutError` where the process is running after
+        `timeout` seconds, and goes on then; `ClosedError` where it was not started or the object was
+        closed.
 
         As with `join`, who reads from the same process by a pipe or a bounded queue does that first.
 
@@ -284,7 +285,7 @@ class Process(StandardProcess, Generic[R_co]):
             name=self.name, pid=popen.pid, exitcode=code, signal=signum, asked=signum in popen.sent
         )
         died.__cause__ = error
-        if error is None and code >= 0:
+        if error is None and code in (0, 1):
             died.add_note(_NO_RESULT)
         return died
 
