@@ -120,7 +120,7 @@ def test_a_reader_killed_between_the_word_and_the_bell_leaves_nobody_spinning(lo
         os.kill(os.getpid(), signal.SIGKILL)
 
     def get_two() -> None:
-        Bell.clear = die  # type: ignore[method-assign]
+        Bell.clear = die  # type: ignore[method-assign, assignment]
         queue.get()
         queue.get()
 

@@ -604,22 +604,44 @@ def test_a_false_deadlock_of_record_locks_is_sat_out(monkeypatch: pytest.MonkeyP
     assert next(calls, "all used") == "all used"
 
 
-def test_a_child_that_cannot_open_the_lock_says_so() -> None:
-    queue = Queue[int]()
+def _errno_of(call: Callable[[], object]) -> int:
+    try:
+        call()
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Queue.get,
+        lambda queue: queue.get(timeout=0.2),
+        Queue.get_nowait,
+        lambda queue: queue.put(1),
+        lambda queue: queue.put(1, timeout=0.2),
+    ],
+)
+def test_a_child_that_cannot_open_the_lock_says_so_and_leaves_that_of_its_parent(call: Any) -> None:
+    queue = Queue[int](5)
+    queue.put(0)
+    assert queue._log is not None
+    tail, head = queue._log._tail, queue._log._head
     pid = os.fork()
     if not pid:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-        grandchild = os.fork()
-        if not grandchild:
-            try:
-                queue.put(1)
-            except OSError as error:
-                os._exit(error.errno or 0)
-            os._exit(0)
-        _, status = os.waitpid(grandchild, 0)
-        os._exit(os.waitstatus_to_exitcode(status))
+        with tail, head:
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            grandchild = os.fork()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            if not grandchild:
+                os._exit(_errno_of(lambda: call(queue)))
+            _, status = os.waitpid(grandchild, 0)
+            held = [not sharing.SharedFile(os.dup(lock.descriptor)).acquire(0) for lock in (tail, head)]
+            os._exit(os.waitstatus_to_exitcode(status) if all(held) else 1)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == errno.EMFILE
+    assert queue.get(timeout=LONG) == 0
     assert queue.empty()
 
 

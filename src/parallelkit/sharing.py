@@ -107,12 +107,13 @@ class SharedFile:
     shares, so each process opens the file for itself. Where that cannot be (no /proc), it is a record lock.
     """
 
-    __slots__ = ("__weakref__", "_reopens", "descriptor", "leave", "take", "threads")
+    __slots__ = ("__weakref__", "_reopens", "_try_take", "descriptor", "leave", "take", "threads")
 
     descriptor: int
     threads: threading.Lock
     take: Callable[[], object]
     leave: Callable[[], object]
+    _try_take: Callable[[], object]
 
     def __init__(self, descriptor: int, _reopens: bool | None = None) -> None:
         """Take over `descriptor`, and close it."""
@@ -128,17 +129,21 @@ class SharedFile:
             os.close(self.descriptor)
             self.descriptor = own
             self.take = functools.partial(fcntl.flock, own, fcntl.LOCK_EX)
+            self._try_take = functools.partial(fcntl.flock, own, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.leave = functools.partial(fcntl.flock, own, fcntl.LOCK_UN)
         else:
             self.take = functools.partial(_take_record_lock, self.descriptor)
+            self._try_take = functools.partial(fcntl.lockf, self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.leave = functools.partial(fcntl.lockf, self.descriptor, fcntl.LOCK_UN)
 
     def renew(self) -> None:
         """In a forked child: the lock of the parent is not the child's."""
         try:
             self._open()
-        except OSError as error:  # too many open files: better no lock than one that does not lock
-            self.take = functools.partial(_fail, error)
+        except OSError as error:
+            # Too many open files. The descriptor is the parent's lock still, which is not to be touched.
+            self.take = self._try_take = functools.partial(_fail, error.errno, error.strerror)
+            self.leave = _do_nothing
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _shared_file, (Inherited(self.descriptor), self._reopens)
@@ -178,7 +183,7 @@ class SharedFile:
         pause = _FIRST_PAUSE
         taken = False
         try:
-            while not (taken := self._try_take()):
+            while not (taken := self._is_taken_now()):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -189,10 +194,9 @@ class SharedFile:
             if not taken:
                 self.release()
 
-    def _try_take(self) -> bool:
-        lock = fcntl.flock if self._reopens else fcntl.lockf
+    def _is_taken_now(self) -> bool:
         try:
-            lock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._try_take()
         except (BlockingIOError, PermissionError):
             return False
         return True
@@ -214,8 +218,12 @@ def _shared_file(inherited: Inherited, reopens: bool) -> SharedFile:
     return SharedFile(inherited.detach(), reopens)
 
 
-def _fail(error: OSError) -> None:
-    raise error
+def _fail(number: int | None, text: str | None) -> None:
+    raise OSError(number, f"this process could not open a lock of its own when it was forked: {text}")
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _take_record_lock(descriptor: int) -> None:
