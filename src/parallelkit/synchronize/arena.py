@@ -3,13 +3,13 @@
     memfd:  [ directory | registry of processes | block | block | ... ]
 
 Rules:
-1. A block belongs to one lock, condition, semaphore ... for as long as the arena lives; none is used twice.
-   Only the process that created an arena allocates from it.
+1. A block belongs to one lock, condition, semaphore ... for as long as the arena lives; none is used twice,
+   as nobody counts the processes that have it yet. (README.md says what that costs.) Only the process that
+   created an arena allocates from it.
 2. A process that uses the claims of an arena has a slot in its registry: its id and its start time, as
    ids are reused. Slots are given out under `exclusive`, which the kernel takes back from the dead.
 3. A process of another pid namespace than the creator's counts as alive to all, and all are alive to it:
-their
-   ids tell nothing there. So nothing is taken away from it, and what it holds is lost with it.
+   their ids tell nothing there. So nothing is taken away from it, and what it holds is lost with it.
 4. The slot of a dead process is reused only when there is no fresh one, and its claims are wiped first.
 
 One memfd carries some hundred locks, because a descriptor for each would run a program with thousands of
