@@ -75,9 +75,12 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     parallelkit.guardian.stop()
     deadline = time.monotonic() + _PATIENCE
+    still = {kind: entries - before[kind] for kind, entries in _state().items()}
     while True:
+        # What is left was there at each look: others on this machine make and drop semaphores, too.
         after = _state()
-        left = {kind: after[kind] - before[kind] for kind in after if after[kind] - before[kind]}
+        still = {kind: entries & after[kind] for kind, entries in still.items()}
+        left = {kind: entries for kind, entries in still.items() if entries}
         if not left:
             return
         if time.monotonic() > deadline:
