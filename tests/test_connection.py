@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -277,13 +278,30 @@ def test_a_send_that_is_interrupted_is_completed_by_the_next() -> None:
     try:
         with mine, theirs:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
-            with pytest.raises(Interruption):
+            with pytest.raises(Interruption) as caught:
                 mine.send(np.ones(1_000_000))
+            assert caught.value.__context__ is None
             sender = threading.Thread(target=mine.send, args=("next",))
             sender.start()
             assert theirs.recv(timeout=LONG).sum() == 1_000_000
             assert theirs.recv(timeout=LONG) == "next"
             sender.join()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("arrived", [0, 2, 50])
+def test_what_interrupts_a_recv_is_not_caused_by_the_wait(arrived: int) -> None:
+    mine, theirs = Pipe()
+    before = signal.signal(signal.SIGALRM, _interrupt)
+    wire = _on_the_wire("x" * 30_000)
+    try:
+        with mine, theirs, _raw(mine) as raw:
+            raw.sendall(wire[:arrived])
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(Interruption) as caught:
+                theirs.recv()
+            assert caught.value.__context__ is None
     finally:
         signal.signal(signal.SIGALRM, before)
 
@@ -364,8 +382,9 @@ def test_what_the_other_side_did_not_read_is_no_error_of_recv() -> None:
         assert mine.recv() == "last"
         with pytest.raises(EOFError):
             mine.recv()
-        with pytest.raises(BrokenPipeError):
+        with pytest.raises(BrokenPipeError) as caught:
             mine.send("nobody")
+        assert caught.value.errno == errno.EPIPE
 
 
 def test_the_end_in_the_middle_of_a_message() -> None:
@@ -474,8 +493,9 @@ def test_a_send_to_a_dead_process_that_would_wait_for_ever(forked: BaseContext) 
         mine.send(1)
         timer = threading.Timer(0.1, process.kill)
         timer.start()
-        with pytest.raises(BrokenPipeError):
+        with pytest.raises(BrokenPipeError) as caught:
             mine.send(np.ones(2_000_000))
+        assert caught.value.errno == errno.EPIPE
         timer.join()
 
 

@@ -11,6 +11,7 @@ Nothing is read ahead of a message, so the socket can be handed on to another pr
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import struct
@@ -100,9 +101,9 @@ class MessageStream:
             else:
                 self._unsent += [view for part in parts if len(view := memoryview(part).cast("B"))]
             self._flush()
-        except ConnectionError as error:
+        except ConnectionError:
             self._unsent = []
-            raise BrokenPipeError(error.errno, "the other end of the pipe is closed") from None
+            raise BrokenPipeError(errno.EPIPE, "the other end of the pipe is closed or gone") from None
         except BaseException:
             # Half a message is in the socket. The rest goes before the next one.
             self._unsent = [memoryview(bytes(view)) for view in self._unsent]
@@ -113,10 +114,12 @@ class MessageStream:
             try:
                 sent = self._socket.sendmsg(self._unsent[:_IOV_MOST], (), _NOW)
             except BlockingIOError:
-                if not self.wait(select.POLLOUT, None):
-                    raise BrokenPipeError("the other end of the pipe is gone") from None
-                continue
-            self._unsent = advance(self._unsent, sent)
+                sent = 0
+            if sent:
+                self._unsent = advance(self._unsent, sent)
+            # Behind the except clause, as in the others: what interrupts the wait has no cause to show.
+            elif not self.wait(select.POLLOUT, None):
+                raise BrokenPipeError
 
     # In
 
@@ -165,11 +168,12 @@ class MessageStream:
             try:
                 count = self._socket.recv_into(view[have:], 0, _NOW)
             except BlockingIOError:
-                if not self.wait(select.POLLIN, deadline):
-                    raise EOFError("the other side is gone") from None
-                continue
+                count = -1
             except ConnectionError:
                 count = 0
+            if count < 0:
+                self._await_more(deadline)
+                continue
             if not count:
                 raise EOFError("the other end is closed")
             have += count
@@ -182,17 +186,21 @@ class MessageStream:
             try:
                 data = self._socket.recv(size, _NOW)
             except BlockingIOError:
-                if not self.wait(select.POLLIN, deadline):
-                    raise EOFError("the other side is gone") from None
-                continue
+                data = None
             except ConnectionError:
                 data = b""
-            if not data:
+            if data:
+                return data
+            if data is not None:
                 raise EOFError("the other end is closed")
-            return data
+            self._await_more(deadline)
         return b""
 
     # Waiting
+
+    def _await_more(self, deadline: float | None) -> None:
+        if not self.wait(select.POLLIN, deadline):
+            raise EOFError("the other side is gone")
 
     def wait(self, event: int, deadline: float | None) -> bool:
         """Wait for a poll event; false where the other side is gone, TimeoutError at the deadline."""
