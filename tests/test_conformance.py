@@ -10,8 +10,8 @@ import pytest
 from conformance import expectations, harness
 
 OURS = {
-    "Barrier", "BoundedSemaphore", "Condition", "Event", "JoinableQueue", "Lock", "Pipe", "Pool", "Process",
-    "Queue", "RLock", "Semaphore",
+    "Barrier", "BoundedSemaphore", "Condition", "Connection", "Event", "JoinableQueue", "Lock", "Pipe",
+    "Pool", "Process", "Queue", "RLock", "Semaphore", "SimpleQueue", "wait",
 }  # fmt: skip
 
 

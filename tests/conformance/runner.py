@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 import unittest
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 if __name__ == "__main__":
@@ -105,18 +106,26 @@ class _Importing(unittest.TestSuite):
             return super().run(result, debug)
 
 
+def _names() -> Iterator[tuple[str, Any]]:
+    """What the tests use of multiprocessing, by name."""
+    source = cases.source
+    for name in dir(source.ProcessesMixin):
+        yield name, getattr(source.ProcessesMixin, name)
+    yield "SimpleQueue", source.multiprocessing.SimpleQueue
+    yield "Connection", source.multiprocessing.connection.Connection
+    yield "wait", source.wait
+
+
+def _is_ours(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).startswith(("parallelkit", "conformance"))
+
+
 def main(results: str, words: list[str]) -> None:
     """Run the tests and write what becomes of them to the file `results`."""
     tests, names = _tests(words)
     with open(results, "a") as file:
         report = Report(file, names)
-        replaced = sorted(
-            name
-            for name in dir(cases.source.ProcessesMixin)
-            if str(getattr(getattr(cases.source.ProcessesMixin, name), "__module__", "")).startswith(
-                ("parallelkit", "conformance")
-            )
-        )
+        replaced = sorted(name for name, value in _names() if _is_ours(value))
         report._write(planned=[report.name(test) for test in tests], replaced=replaced)
         suite = unittest.TestSuite(
             _Importing(test) if report.name(test).startswith(_IMPORTING) else test for test in tests
