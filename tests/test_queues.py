@@ -177,47 +177,65 @@ def test_a_maxsize_that_is_no_whole_number_is_refused(wrong: Any) -> None:
         Queue(wrong)
 
 
-def test_a_get_keeps_its_time_while_a_writer_is_stopped_in_the_middle_of_a_put() -> None:
-    queue = Queue[int]()
-    log: Any = queue._log
+@contextlib.contextmanager
+def stopped_in_the_middle(lock: sharing.SharedFile, bell: sharing.Bell | None = None) -> Iterator[None]:
+    """A process is stopped, by a debugger say, that holds a lock and has not committed anything."""
     pid = os.fork()
     if not pid:
-        log._tail.__enter__()  # as in the middle of append: the lock held, nothing committed
-        log.items.set()
+        lock.__enter__()
+        if bell is not None:
+            bell.set()
         os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(0)
     try:
         os.waitpid(pid, os.WUNTRACED)
         began = time.monotonic()
-        with pytest.raises(Empty):
-            queue.get(timeout=0.1)
-        assert time.monotonic() - began < 5
+        yield
+        assert time.monotonic() - began < 15
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def test_a_get_keeps_its_time_while_a_writer_is_stopped_in_the_middle_of_a_put() -> None:
+    queue = Queue[int]()
+    log: Any = queue._log
+    with stopped_in_the_middle(log._tail, log.items), pytest.raises(Empty):
+        queue.get(timeout=0.1)
     queue.put(1)
     assert queue.get(timeout=LONG) == 1
 
 
+@pytest.mark.parametrize("maxsize", [0, 5])
+def test_a_put_keeps_its_time_while_a_writer_is_stopped_in_the_middle_of_a_put(maxsize: int) -> None:
+    queue = Queue[int](maxsize)
+    log: Any = queue._log
+    puts: list[Callable[[], object]] = [lambda: queue.put(1, timeout=0.1), lambda: queue.put_nowait(1)]
+    with stopped_in_the_middle(log._tail):
+        for put in puts:
+            with pytest.raises(Full):
+                put()
+    queue.put(2, timeout=LONG)
+    assert queue.get(timeout=LONG) == 2
+    assert queue.empty()
+
+
 def test_a_get_keeps_its_time_while_a_reader_is_stopped_in_the_middle_of_a_get() -> None:
-    queue = Queue[int]()
+    queue = JoinableQueue[int]()
     queue.put(1)
     log: Any = queue._log
-    pid = os.fork()
-    if not pid:
-        log._head.__enter__()
-        os.kill(os.getpid(), signal.SIGSTOP)
-        os._exit(0)
-    try:
-        os.waitpid(pid, os.WUNTRACED)
+    with stopped_in_the_middle(log._head):
         gets: list[Callable[[], int]] = [lambda: queue.get(timeout=0.1), queue.get_nowait]
         for get in gets:
             with pytest.raises(Empty):
                 get()
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        assert not queue.join(timeout=0.1)
+        assert not queue.join(timeout=0)
+    with stopped_in_the_middle(log._counts_file):
+        assert not queue.join(timeout=0.1)
     assert queue.get(timeout=LONG) == 1
+    queue.task_done()
+    assert queue.join(timeout=0)
 
 
 # What cannot be pickled

@@ -81,6 +81,9 @@ _IOV_MOST = 1024
 _YIELDS = range(3)
 #: An attempt that is not to block still waits so long for a lock, in seconds: it is held for microseconds.
 _PATIENCE = 0.02
+#: And one to append, as it is held as long as another process writes a large item, and most callers do not
+#: expect a queue without a limit to be full.
+_PATIENCE_TO_APPEND = 1.0
 
 
 class MessageLog:
@@ -136,41 +139,58 @@ class MessageLog:
 
     def append(self, message: Message, block: bool = True, timeout: float | None = None) -> None:
         """Append a message. Full where there is no room in time, ShutDown after `shutdown`."""
-        words, maxsize = self._words, self.maxsize
-        deadline = None
-        if maxsize and not (block and timeout is None):
-            deadline = time.monotonic() + (max(0.0, timeout or 0.0) if block else 0.0)
+        words = self._words
+        deadline = lock_deadline = None
+        if not (block and timeout is None):
+            now = time.monotonic()
+            deadline = now + (max(0.0, timeout or 0.0) if block else 0.0)
+            lock_deadline = max(deadline, now + _PATIENCE_TO_APPEND)
         tail = self._tail
         kind, body, buffers = message
         record = None
         if not buffers and len(body) < LARGE:
             record = _pack(len(body) << _KIND_BITS | kind) + body
         while True:
-            with tail.threads:
+            if lock_deadline is None:
+                with tail.threads:
+                    try:
+                        tail.take()
+                        if self._append(words, message, record):
+                            return
+                    finally:
+                        tail.leave()
+            else:
+                if not tail.acquire(lock_deadline):
+                    raise Full
                 try:
-                    tail.take()
-                    if words[_SHUT]:
-                        raise ShutDown
-                    count, taken = words[_APPENDED], words[_TAKEN]
-                    if not maxsize or count - taken < maxsize:
-                        last, file, at = self._last
-                        # While the last one is still ours and is there, the next goes behind it.
-                        if count != last or count == taken or at >= WINDOW:
-                            file, at = self._next_place(words, count)
-                        if record is not None and (end := at + len(record)) <= WINDOW:
-                            self._maps[file][at:end] = record
-                        else:
-                            end = self._write(file, at, _parts(message) if record is None else [record])
-                        count += 1
-                        words[_APPENDED_AT + (count & 1)] = end
-                        words[_APPENDED] = count
-                        self._last = count, file, end
+                    if self._append(words, message, record):
                         return
                 finally:
-                    tail.leave()
-            if deadline is not None and time.monotonic() >= deadline:
-                raise Full
+                    tail.release()
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise Full
             self._await_room(deadline)
+
+    def _append(self, words: memoryview, message: Message, record: bytes | None) -> bool:
+        """Append a message, under the tail lock; whether there was room. `record`: a small one, as bytes."""
+        if words[_SHUT]:
+            raise ShutDown
+        count, taken = words[_APPENDED], words[_TAKEN]
+        if self.maxsize and count - taken >= self.maxsize:
+            return False
+        last, file, at = self._last
+        # While the last one is still ours and is there, the next goes behind it.
+        if count != last or count == taken or at >= WINDOW:
+            file, at = self._next_place(words, count)
+        if record is not None and (end := at + len(record)) <= WINDOW:
+            self._maps[file][at:end] = record
+        else:
+            end = self._write(file, at, _parts(message) if record is None else [record])
+        count += 1
+        words[_APPENDED_AT + (count & 1)] = end
+        words[_APPENDED] = count
+        self._last = count, file, end
+        return True
 
     def _next_place(self, words: memoryview, count: int) -> tuple[int, int]:
         """Where message `count` goes: which file, and where in it."""

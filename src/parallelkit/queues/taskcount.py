@@ -30,6 +30,8 @@ _PID, _START, _TAKEN, _DONE, _LOST = (8 + column * _SLOTS for column in range(5)
 _SIZE = 8 * (8 + 5 * _SLOTS)
 #: A `join` looks for consumers that died so often, in seconds.
 _LOOK_SECONDS = 0.1
+#: A `join` that is not to wait still waits so long for a lock, in seconds.
+_PATIENCE = 0.1
 
 
 class JoinableLog(MessageLog):
@@ -129,19 +131,35 @@ class JoinableLog(MessageLog):
         """Wait until all is done; whether that came about within `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            with self._head, self._counts_file:
-                self._write_off()
-                if not len(self) and not self._held():
-                    self._finished.set()  # for the others that wait
-                    return True
-                self._counts[_WAITING] = 1
-                self._finished.clear()
+            if self._is_finished(deadline):
+                return True
             left = remaining(deadline)
             if left == 0:
                 return False
             wait_readable(
                 self._finished.fileno(), _LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS)
             )
+
+    def _is_finished(self, deadline: float | None) -> bool:
+        """Whether all is done. False, too, where a lock was not free in time."""
+        lock_deadline = None if deadline is None else max(deadline, time.monotonic() + _PATIENCE)
+        if not self._head.acquire(lock_deadline):
+            return False
+        try:
+            if not self._counts_file.acquire(lock_deadline):
+                return False
+            try:
+                self._write_off()
+                if not len(self) and not self._held():
+                    self._finished.set()  # for the others that wait
+                    return True
+                self._counts[_WAITING] = 1
+                self._finished.clear()
+            finally:
+                self._counts_file.release()
+        finally:
+            self._head.release()
+        return False
 
     def shutdown(self, immediate: bool) -> None:
         """Shut down the log, and wake who waits in `join`."""
