@@ -2,7 +2,8 @@
 
 The parent makes the file and the child inherits it. Writing never blocks, so the child can end whether or
 not anybody reads. Nothing is read before the child is dead, and nothing is unpickled before it is asked
-for. What a killed child had half written is no result, because the header is written last.
+for. What a killed child had half written is no result, because the header is written last. A child that has
+closed all descriptors has the file from its parent's, by /proc; what cannot be written is no result, either.
 
     0   kind, number of parts          16 bytes
     16  length of each part            8 bytes each
@@ -90,7 +91,7 @@ class ResultFile:
 
     def __init__(self) -> None:
         self.fd: int = _new_file()
-        self.writer = Writer(self.fd)
+        self.writer: Writer = Writer(self.fd)
         self._close = weakref.finalize(self, _close_in, os.getpid(), self.fd)
         self._close.atexit = False
 
