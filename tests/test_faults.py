@@ -228,3 +228,39 @@ def _check_nothing_outlives(how: signal.Signals, start_method: str, tmp_path: Pa
     _gone(tree)
     if how == signal.SIGINT:
         assert (output, errors) == ("interrupted\n", "")
+
+
+THREADED = """
+import parallelkit, threading, time
+
+lock = threading.Lock()
+
+def task(x):
+    with lock:
+        return x
+
+def hold(taken, over):
+    with lock:
+        taken.set()
+        over.wait()
+
+if __name__ == "__main__":
+    with parallelkit.Pool(2, maxtasksperchild=1) as pool:
+        taken, over = threading.Event(), threading.Event()
+        thread = threading.Thread(target=hold, args=(taken, over))
+        thread.start()
+        taken.wait()
+        print(pool.map_async(task, range(8)).get(30))
+        over.set()
+        thread.join()
+"""
+
+
+def test_workers_are_not_forked_beside_threads_that_came_later(tmp_path: Path) -> None:
+    """A lock that a thread holds at a fork stays locked in the child for ever."""
+    script = tmp_path / "threaded.py"
+    script.write_text(THREADED)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=50, cwd=tmp_path, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{list(range(8))}\n", "")

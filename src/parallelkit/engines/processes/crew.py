@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
 import os
 import pickle
 import selectors
@@ -15,10 +16,12 @@ import signal
 import socket
 import struct
 from collections.abc import Iterable, Sequence
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ... import guardian, marking, resources, serialization, shielding, termination, tracebacks
+from ...errors import SerializationError
 from ...scheduler import (
     Chunk,
     Death,
@@ -82,8 +85,9 @@ class ProcessCrew:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._context = starting.choose(setup.start_method, setup.function)
+        self._context: BaseContext = starting.choose(setup.start_method, setup.function)
         self._forks = self._context.get_start_method() == "fork"
+        self._insisted = setup.start_method is not None
         self._pickled: bytes | None = None
         if not self._forks and setup.initializer is not None:
             self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
@@ -131,11 +135,31 @@ class ProcessCrew:
     def start(self, worker: int) -> None:
         with starting.lock:
             try:
+                self._choose_again()
                 self._start(worker)
             except BaseException as error:
                 if not isinstance(error, Exception):
                     raise
                 self._events.append(StartFailed(worker, error))
+
+    def _choose_again(self) -> None:
+        """No more forks, where nobody insisted on them and the program has started threads meanwhile."""
+        if self._insisted or not self._forks or not starting.foreign_threads():
+            return
+        setup = self._setup
+        if not all(serialization.can_be_sent(work.function) for work in self._works.values()):
+            return
+        if setup.initializer is not None:
+            try:
+                self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
+            except SerializationError:
+                return
+            if self._pickled is None:  # a lock of the fork context cannot be sent
+                return
+        self._context = multiprocessing.get_context("forkserver")
+        self._forks = False
+        with shielding.unshielded():
+            starting.prepare(self._context)
 
     def _start(self, worker: int) -> None:
         with contextlib.ExitStack() as undo:

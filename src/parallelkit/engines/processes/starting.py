@@ -77,6 +77,14 @@ def _other_threads() -> bool:
     return any(thread is not me and thread.is_alive() for thread in threading.enumerate())
 
 
+def foreign_threads() -> bool:
+    """Whether threads are alive, beside this and the main one, that do not belong to this library."""
+    known = (threading.current_thread(), threading.main_thread())
+    return any(
+        thread not in known and not thread.name.startswith("parallelkit-") for thread in threading.enumerate()
+    )
+
+
 def _without_fork(function: Callable[..., Any] | None) -> BaseContext:
     if function is None or serialization.can_be_sent(function):
         return multiprocessing.get_context("forkserver")
