@@ -733,3 +733,15 @@ def test_a_plain_array_travels() -> None:
     queue = Queue[Any]()
     queue.put(array.array("d", [1.5]) * 20_000)
     assert queue.get() == array.array("d", [1.5]) * 20_000
+
+
+def test_a_finalizer_at_the_interpreters_end_can_put() -> None:
+    code = (
+        "from parallelkit.queues import *\n"
+        "class Late:\n"
+        "    def __init__(self, queue): self.me, self.queue = self, queue\n"
+        "    def __del__(self): self.queue.put(1); print('put')\n"
+        "late = [Late(Queue()), Late(JoinableQueue(3)), Late(SimpleQueue())]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["put"] * 3, "")

@@ -29,6 +29,7 @@ __all__ = [
     "Bell",
     "Inherited",
     "SharedFile",
+    "close_unless_exiting",
     "map_shared",
     "memory_file",
     "milliseconds",
@@ -58,6 +59,19 @@ def map_shared(descriptor: int, size: int) -> mmap.mmap:
     if sys.version_info >= (3, 13):
         return mmap.mmap(descriptor, size, trackfd=False)
     return mmap.mmap(descriptor, size)
+
+
+def close_unless_exiting(
+    descriptor: int,
+    _close: Callable[[int], None] = os.close,
+    _is_finalizing: Callable[[], bool] = sys.is_finalizing,
+) -> None:
+    """Close a descriptor of which nobody knows any more, or leave that to the end of the process.
+
+    At the interpreter's end the order of finalizers is anybody's guess, and that of a user may put or send.
+    """
+    if not _is_finalizing():
+        _close(descriptor)
 
 
 def remaining(deadline: float | None) -> float | None:
@@ -148,7 +162,7 @@ class SharedFile:
     def __reduce__(self) -> tuple[Any, ...]:
         return _shared_file, (Inherited(self.descriptor), self._reopens)
 
-    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+    def __del__(self, _close: Callable[[int], None] = close_unless_exiting) -> None:
         if hasattr(self, "descriptor"):
             _close(self.descriptor)
 
@@ -273,7 +287,7 @@ class Bell:
             while len(os.read(self._read_end, 4096)) == 4096:
                 pass
 
-    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+    def __del__(self, _close: Callable[[int], None] = close_unless_exiting) -> None:
         if hasattr(self, "_write_end"):
             for end in {self._read_end, self._write_end}:
                 _close(end)

@@ -44,7 +44,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..encoding import BYTEARRAY, PICKLE, PICKLE_AND_BUFFERS, Message, Part, advance
@@ -112,8 +112,8 @@ class MessageLog:
         """Only while a process is being started: the memory is the same on the other side."""
         return _inherit, (type(self), self.maxsize, self._files, self.items, self._room)
 
-    def __del__(self) -> None:
-        if hasattr(self, "_words"):
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_words") and not _is_finalizing():
             self._words.release()
             self._view.release()
             for shared in self._maps:

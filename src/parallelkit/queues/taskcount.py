@@ -15,7 +15,9 @@ with its taker, and nobody waits for it.
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from .. import resources
@@ -55,8 +57,8 @@ class JoinableLog(MessageLog):
     def __reduce__(self) -> tuple[Any, ...]:
         return _inherit_joinable, (super().__reduce__()[1], self._counts_file, self._finished)
 
-    def __del__(self) -> None:
-        if hasattr(self, "_counts"):
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_counts") and not _is_finalizing():
             self._counts.release()
             self._starts.release()
             self._counts_map.close()
