@@ -202,12 +202,12 @@ def start_orphan(folder: str, by: str, what: str) -> None:
 
 
 class RaisingTraceback(Exception):
-    __traceback__ = property(lambda self: 1 / 0)
+    __traceback__ = property(lambda self: 1 / 0)  # pyright: ignore[reportAssignmentType]
 
 
 class RaisingClass(Exception):
     @property  # type: ignore[misc]
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         raise RuntimeError("no class")
 
 
