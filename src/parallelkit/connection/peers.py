@@ -30,6 +30,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import util
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from .. import resources
@@ -121,6 +122,7 @@ class _Farewells:
     def __init__(self) -> None:
         self._pairs: weakref.WeakSet[Pair] = weakref.WeakSet()
         self._pid = 0
+        self._failed = False
         # Where a process is forked, multiprocessing forgets what was to be done at the end.
         util.register_after_fork(self, _Farewells._begin)
 
@@ -132,13 +134,33 @@ class _Farewells:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
+        self._failed = False
         util.Finalize(None, self._end, exitpriority=-100)
+        if multiprocessing.parent_process() is not None:
+            self._watch_run(multiprocessing.current_process())
+
+    def _watch_run(self, process: BaseProcess) -> None:
+        """Note how the process ends: its finalizers, from Python 3.13 on, cannot see that any more."""
+        run = process.run
+
+        def watched() -> None:
+            try:
+                run()
+            except SystemExit as error:
+                self._failed = bool(error.code)
+                raise
+            except BaseException:
+                self._failed = True
+                raise
+
+        process.run = watched  # type: ignore[method-assign]
 
     def _end(self) -> None:
-        if multiprocessing.parent_process() is None:
-            return
-        error = sys.exc_info()[1]  # multiprocessing's finalizers run while it is on its way
-        if error is None or (isinstance(error, SystemExit) and not error.code):
+        # A spawned process is not known yet when its ends are read. Until Python 3.12 its exception is on its
+        # way while the finalizers run; later, nothing tells that there was one.
+        error = sys.exc_info()[1]
+        self._failed |= error is not None and not (isinstance(error, SystemExit) and not error.code)
+        if multiprocessing.parent_process() is not None and not self._failed:
             for pair in list(self._pairs):
                 pair.leave_all()
 
