@@ -633,17 +633,19 @@ def test_wait_for_all_sorts(forked: BaseContext) -> None:
         assert wait([other_theirs, theirs]) == [other_theirs]
 
 
-def test_two_threads_poll_one_connection() -> None:
-    mine, theirs = Pipe()
-    with mine, theirs:
-        found: list[bool] = []
-        threads = [threading.Thread(target=lambda: found.append(mine.poll(LONG))) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        theirs.send(1)
-        for thread in threads:
-            thread.join()
-        assert found == [True] * 3
+def test_threads_poll_one_connection() -> None:
+    """Also where each of them is the first to use it."""
+    for _ in range(300):
+        mine, theirs = Pipe()
+        with mine, theirs:
+            found: list[bool] = []
+            threads = [threading.Thread(target=lambda: found.append(mine.poll(LONG))) for _ in range(3)]  # noqa: B023
+            for thread in threads:
+                thread.start()
+            theirs.send(1)
+            for thread in threads:
+                thread.join()
+            assert found == [True] * 3
 
 
 def test_the_format_of_a_message() -> None:

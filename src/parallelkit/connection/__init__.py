@@ -25,6 +25,7 @@ import os
 import pickle
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing import reduction
@@ -46,6 +47,18 @@ S_contra = TypeVar("S_contra", contravariant=True, default=Any)
 R_co = TypeVar("R_co", covariant=True, default=Any)
 A = TypeVar("A", default=Any)
 B = TypeVar("B", default=A)
+
+
+_opening = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _opening
+    _opening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Connection(Generic[S_contra, R_co]):
@@ -143,9 +156,11 @@ class Connection(Generic[S_contra, R_co]):
                 self._pair.use(self._end)
             self._noted = os.getpid()
         if self._opened is None:
-            made = socket.socket(fileno=self.fileno())
-            made.settimeout(None)  # in spite of socket.setdefaulttimeout
-            self._opened = MessageStream(made, self._pair, self._end)
+            with _opening:  # of two sockets for one descriptor, the one that is dropped would close it
+                if self._opened is None:
+                    made = socket.socket(fileno=self.fileno())
+                    made.settimeout(None)  # in spite of socket.setdefaulttimeout
+                    self._opened = MessageStream(made, self._pair, self._end)
         return self._opened
 
     # Out
