@@ -10,13 +10,14 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import pytest
 import tasks
 
 import parallelkit
 from parallelkit import shielding
+from parallelkit.engines import Style
+from parallelkit.options import CallOptions
 from parallelkit.shielding import Shield, unshielded
 
 HERE = Path(__file__).parent
@@ -60,14 +61,23 @@ class Interrupting:
 
 def test_an_interrupted_get_loses_no_result(start_method: str) -> None:
     with parallelkit.Pool(2, start_method=start_method) as pool:
-        result = pool.map_async(tasks.square, range(200), progress=Interrupting())
+        # As in `Pool.map`: without a service thread, so that this one drives, and is interrupted.
+        options: CallOptions = {"progress": Interrupting()}
+        result = pool._map(tasks.square, Style.CALL, range(200), None, None, None, None, options)
         with pytest.raises(KeyboardInterrupt):
-            _get_or_join(pool, result)
+            result.get(20)
         assert result.get(20) == [x * x for x in range(200)]
 
 
-def _get_or_join(pool: parallelkit.Pool, result: parallelkit.AsyncResult[Any]) -> None:
-    result.get(20)
+def test_an_interrupt_in_another_thread_is_an_error_like_others() -> None:
+    with parallelkit.Pool(2) as pool:
+        result = pool.map_async(tasks.square, range(200), progress=Interrupting())
+        ready = threading.Event()
+        while not result.ready():
+            ready.wait(0.001)  # this thread does not drive
+        with pytest.raises(KeyboardInterrupt):
+            result.get(20)
+        assert pool.map_async(tasks.square, [3]).get(20) == [9]
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.001, 0.003, 0.01, 0.03, 0.1])

@@ -34,7 +34,8 @@ class Guarded:
     """A reporter whose errors wait: a call does not lose its results to its progress bar.
 
     The first exception that the object raises is kept in `error`, for the caller to raise when the
-    results are safe; the object is told nothing after it but `close`. KeyboardInterrupt passes.
+    results are safe; the object is told nothing after it but `close`. KeyboardInterrupt passes, in the
+    main thread.
 
     >>> class Broken:
     ...     def update(self, n):
@@ -74,9 +75,9 @@ class Guarded:
         try:
             with unshielded():
                 function(*args)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # the user's Ctrl-C
             if self.error is None:
                 self.error = error
 
