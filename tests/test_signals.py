@@ -80,6 +80,9 @@ def test_an_interrupt_in_another_thread_is_an_error_like_others() -> None:
         assert pool.map_async(tasks.square, [3]).get(20) == [9]
 
 
+# It may strike in the interpreter's own code, too, which then drops what it had just made. That nothing stays
+# is for the fixture to see.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("moment", [0.0, 0.001, 0.003, 0.01, 0.03, 0.1])
 def test_a_ctrl_c_during_start(moment: float, start_method: str) -> None:
     main = threading.get_ident()

@@ -105,6 +105,24 @@ def _unblock(me: int) -> None:
         _sigmask(signal.SIG_SETMASK, usual)  # handlers run here
 
 
+class shielded:
+    """Within the block, signals wait: for a few steps that belong together, where there is no lock to hold.
+
+    >>> with shielded():
+    ...     print("one step and the next")
+    one step and the next
+    """
+
+    __slots__ = ("_blocked",)
+
+    def __enter__(self) -> None:
+        self._blocked = _block(threading.get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        if self._blocked:
+            _unblock(threading.get_ident())
+
+
 class unshielded:
     """Within the block, signals are as usual: for user code that a thread runs while it has them blocked.
 

@@ -97,15 +97,21 @@ class ProcessCrew:
         self._works: dict[int, Work] = {}
         self._pickles: dict[int, tuple[bytes, list[pickle.PickleBuffer]]] = {}
         self._events: list[Event] = []
-        with starting.lock:
+        with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
             self._waker, self._woken = socket.socketpair()
             starting.remember(self._waker)
             starting.remember(self._woken)
             starting.remember(self._selector)
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
-        self._selector.register(self._woken, _READ, None)
+            self._waker.setblocking(False)
+            self._woken.setblocking(False)
+            self._selector.register(self._woken, _READ, None)
+
+    def __del__(self) -> None:
+        # A Ctrl-C may strike before anybody has this crew, who would close it.
+        woken = getattr(self, "_woken", None)
+        if woken is not None and woken.fileno() >= 0:
+            self.close()
 
     @property
     def start_method(self) -> str:
