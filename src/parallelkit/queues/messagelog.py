@@ -125,16 +125,6 @@ class MessageLog:
         taken = self._words[_TAKEN]
         return max(0, self._words[_APPENDED] - taken)
 
-    @property
-    def is_shut(self) -> bool:
-        """Whether `shutdown` was called."""
-        return bool(self._words[_SHUT])
-
-    @property
-    def is_discarded(self) -> bool:
-        """Whether `shutdown` was called to discard what is in it."""
-        return self._words[_SHUT] == _DISCARDED
-
     # In
 
     def append(self, message: Message, block: bool = True, timeout: float | None = None) -> None:

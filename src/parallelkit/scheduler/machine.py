@@ -438,11 +438,11 @@ class Scheduler:
             self._take_back(worker, chunk, chunk.start)
             self._refill(worker)
 
-    def _take_back(self, worker: Worker, chunk: m.Chunk, stop: int, *, alone: bool = False) -> None:
+    def _take_back(self, worker: Worker, chunk: m.Chunk, stop: int) -> None:
         """The worker starts nothing of a chunk from index `stop` on."""
         job = self._jobs[chunk.job]
         if not job.ended:
-            job.give_back(stop, chunk.stop, piecewise=chunk.piecewise, alone=alone)
+            job.give_back(stop, chunk.stop, piecewise=chunk.piecewise)
             self._items_changed(job)
         chunk.stop = min(chunk.stop, stop)
         if chunk.received >= len(chunk):
