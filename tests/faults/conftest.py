@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from faults.faces import FACES, Face, Outcomes
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> Face:
+    return FACES[request.param]
+
+
+@pytest.fixture
+def served(face: Face, start_method: str) -> Callable[..., AbstractContextManager[Outcomes]]:
+    """Each face with each start method: `with served(max_workers=2) as outcomes: ...`."""
+    return functools.partial(face, start_method)
