@@ -1,7 +1,7 @@
 """The faces of the library behind one signature, so that one test body runs behind each of them.
 
     with face(start_method, max_workers=2) as outcomes:
-        first = outcomes(fn, items, task_timeout=1.0)      # a list of Success and Failure, one an item, in order
+        first = outcomes(fn, items, task_timeout=1.0)      # a Success or Failure an item, in order
         again = outcomes(fn, items)                        # the same pool, where the face has one
 
 `faults/conftest.py` has the fixtures `face` (each of them) and `served` (each face with each start method).
@@ -86,7 +86,8 @@ def _outcome(index: int, get: Callable[[], Any]) -> Outcome[Any]:
         return Success(index, get())
     except BaseException as error:  # noqa: BLE001, RUF100 - a task's SystemExit is an outcome, too
         if isinstance(error, parallelkit.ParallelKitError) and hasattr(error, "index"):
-            assert error.index is None, error  # a single call has no number
+            if error.index is not None:
+                raise AssertionError("a single call has no number") from error
             error.index = index
         return Failure(index, error)
 
