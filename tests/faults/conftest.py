@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from faults.faces import FACES, Face, Outcomes
+pytest.register_assert_rewrite("faults.checks")
+
+from faults.faces import FACES, Face, Outcomes  # noqa: E402 - behind what is to be done first
 
 
 @pytest.fixture(params=FACES)
