@@ -9,8 +9,8 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from types import FunctionType, MethodType
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 from typing_extensions import Buffer
@@ -31,30 +31,80 @@ _SEARCH_MOST = 2000
 _SEARCH_DEPTH = 12
 
 
-def dumps(
-    obj: object,
-    buffers: list[pickle.PickleBuffer] | None = None,
-    pickler: Callable[..., bytes] = pickle.dumps,
-) -> bytes:
+def dumps(obj: object, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
     """The pickle of `obj`, by cloudpickle where plain pickle fails and cloudpickle is installed.
 
-    With `buffers`, large buffers are appended there and are not in the pickle. `pickler` is called as
-    `pickle.dumps` is.
+    With `buffers`, large buffers are appended there and are not in the pickle.
 
     >>> loads(dumps([1, 2]))
     [1, 2]
     """
-    keep = None if buffers is None else _keeper(buffers)
+    if buffers is not None:
+        return _picklers.dumps(obj, buffers)
     try:
-        return pickler(obj, 5, buffer_callback=keep)
-    except Exception:
-        if buffers:
-            buffers.clear()
-        by_value = cloudpickle()
-        if by_value is None:
-            raise
-        data: bytes = by_value.dumps(obj, 5, buffer_callback=keep)
-        return data
+        return pickle.dumps(obj, 5)
+    except Exception as error:
+        return _by_value(obj, None, error)
+
+
+class Picklers:
+    """Makes pickles with picklers that are used again: to make one costs as much as to pickle a small object.
+
+    reducers: as a pickler's `dispatch_table`; None for `copyreg`'s.
+    """
+
+    def __init__(self, reducers: Mapping[type, Callable[[Any], Any]] | None = None) -> None:
+        self._reducers = reducers
+        self._idle: list[_Pickler] = []
+
+    def dumps(self, obj: object, buffers: list[pickle.PickleBuffer]) -> bytes:
+        """The pickle of `obj` without its large buffers, which are appended to `buffers`."""
+        try:
+            pickler = self._idle.pop()
+        except IndexError:
+            pickler = _Pickler(self._reducers)
+        # Where pickling fails, this one is not used again: nobody knows what it has in its memo.
+        try:
+            pickler.dump(obj)
+        except Exception as error:
+            return _by_value(obj, buffers, error)
+        pieces = pickler.pieces
+        body = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
+        if pickler.buffers:
+            buffers += pickler.buffers
+            pickler.buffers.clear()
+        # A large object leaves a large memo behind, and to clear that would cost each small one after it.
+        if not pieces and len(body) < LARGE:
+            pickler.clear_memo()
+            self._idle.append(pickler)
+        return body
+
+
+class _Pickler:
+    """A pickler, with the pieces that it writes and the large buffers that it found."""
+
+    __slots__ = ("buffers", "clear_memo", "dump", "pieces")
+
+    def __init__(self, reducers: Mapping[type, Callable[[Any], Any]] | None) -> None:
+        self.pieces: list[bytes] = []
+        self.buffers: list[pickle.PickleBuffer] = []
+        file: Any = SimpleNamespace(write=self.pieces.append)
+        pickler = pickle.Pickler(file, 5, buffer_callback=_keeper(self.buffers))
+        if reducers is not None:
+            pickler.dispatch_table = reducers
+        self.dump, self.clear_memo = pickler.dump, pickler.clear_memo
+
+
+_picklers = Picklers()
+
+
+def _by_value(obj: object, buffers: list[pickle.PickleBuffer] | None, error: Exception) -> bytes:
+    """What cloudpickle makes of an object that pickle fails for with `error`."""
+    module = cloudpickle()
+    if module is None:
+        raise error
+    data: bytes = module.dumps(obj, 5, buffer_callback=None if buffers is None else _keeper(buffers))
+    return data
 
 
 def _keeper(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
