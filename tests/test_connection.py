@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -273,7 +275,7 @@ def _interrupt(*_: object) -> None:
     raise Interruption
 
 
-def test_a_send_that_is_interrupted_is_completed_by_the_next() -> None:
+def test_a_send_that_is_interrupted_midway_is_completed_by_the_next() -> None:
     mine, theirs = Pipe()
     before = signal.signal(signal.SIGALRM, _interrupt)
     try:
@@ -289,6 +291,71 @@ def test_a_send_that_is_interrupted_is_completed_by_the_next() -> None:
             sender.join()
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def _fill(connection: Connection[Any, Any]) -> int:
+    """Send small messages until there is no room for one; how many there was room for."""
+    numbers = itertools.count()
+    with pytest.raises(CallTimeoutError) as caught:
+        while True:
+            connection.send(next(numbers), timeout=0.0)
+    assert (caught.value.timeout, connection.unsent) == (0.0, 0)
+    return next(numbers) - 1
+
+
+def test_a_send_that_times_out_before_it_began_is_withdrawn() -> None:
+    mine, theirs = Pipe()
+    with mine, theirs:
+        number = _fill(mine)
+        assert number > 10
+        for _ in range(3):
+            with pytest.raises(CallTimeoutError):
+                mine.send(np.ones(100_000), timeout=0.01)
+            with pytest.raises(CallTimeoutError):
+                mine.send_bytes(bytes(100), timeout=0.0)
+        assert mine.unsent == 0
+        assert [theirs.recv(timeout=LONG) for _ in range(number)] == list(range(number))
+        assert not theirs.poll()
+        mine.send("next", timeout=0.0)
+        assert theirs.recv(timeout=LONG) == "next"
+
+
+@pytest.mark.parametrize("last", ["send", "flush"])
+def test_a_send_that_times_out_midway_is_completed_and_what_waited_behind_it_is_not(last: str) -> None:
+    mine, theirs = Pipe()
+    with mine, theirs:
+        large = np.ones(1_000_000)
+        with pytest.raises(CallTimeoutError):
+            mine.send(large, timeout=0.01)
+        assert 0 < mine.unsent < large.nbytes
+        left = mine.unsent
+        large[:] = 2.0  # what is left was copied
+        for message in ("small", np.ones(50_000)):
+            with pytest.raises(CallTimeoutError):
+                mine.send(message, timeout=0.01)
+            assert mine.unsent == left
+        with pytest.raises(CallTimeoutError):
+            mine.flush(timeout=0.01)
+        finish = functools.partial(mine.send, "next", timeout=LONG) if last == "send" else mine.flush
+        sender = threading.Thread(target=finish)
+        sender.start()
+        assert (theirs.recv(timeout=LONG) == np.ones(1_000_000)).all()
+        sender.join()
+        assert mine.unsent == 0
+        if last == "flush":
+            mine.send("next")
+        assert theirs.recv(timeout=LONG) == "next"
+
+
+def test_a_send_with_time_left_waits_for_room() -> None:
+    mine, theirs = Pipe()
+    with mine, theirs:
+        number = _fill(mine)
+        reader = threading.Thread(target=lambda: [theirs.recv(timeout=LONG) for _ in range(number)])
+        reader.start()
+        mine.send("late", timeout=LONG)
+        reader.join()
+        assert theirs.recv(timeout=LONG) == "late"
 
 
 @pytest.mark.parametrize("arrived", [0, 2, 50])

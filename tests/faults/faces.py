@@ -16,6 +16,9 @@ from typing import Any, Protocol
 import parallelkit
 from parallelkit import Failure, Outcome, Success
 
+#: Those that say which item they are about.
+_NUMBERED = (parallelkit.WorkerDiedError, parallelkit.TaskTimeoutError, parallelkit.SerializationError)
+
 Outcomes = Callable[..., list[Outcome[Any]]]
 
 
@@ -85,7 +88,7 @@ def _outcome(index: int, get: Callable[[], Any]) -> Outcome[Any]:
     try:
         return Success(index, get())
     except BaseException as error:  # noqa: BLE001, RUF100 - a task's SystemExit is an outcome, too
-        if isinstance(error, parallelkit.ParallelKitError) and hasattr(error, "index"):
+        if isinstance(error, _NUMBERED):
             if error.index is not None:
                 raise AssertionError("a single call has no number") from error
             error.index = index

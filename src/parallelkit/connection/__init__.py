@@ -6,8 +6,9 @@
 What is different:
 
 - `recv` takes a `timeout`. What has arrived of a message by then is kept, and the next `recv` goes on.
-- A `send` that cannot pickle sends nothing, and one that an exception of a signal handler interrupts is
-  completed by the next one.
+- `send` takes one, too. A message of which nothing was sent by then is withdrawn; of one that was sent in
+  part the rest goes ahead of the next. So it is where the exception of a signal handler ends a call.
+- A `send` that cannot pickle sends nothing.
 - The death of the other side is noticed also where this process still has a copy of the other end; see
   `peers` for how, and for where it is not: while other children, forked when that end was open, have it, too.
 - Large buffers (arrays) and large bytes are sent from where they are, and received where they will be.
@@ -165,17 +166,26 @@ class Connection(Generic[S_contra, R_co]):
 
     # Out
 
-    def send(self, obj: S_contra) -> None:
-        """Send an object; wait while the other side does not read and the socket is full.
+    def send(self, obj: S_contra, *, timeout: float | None = None) -> None:
+        """Send an object; while the other side does not read and the socket is full, wait.
 
-        `SerializationError` where it cannot be pickled: then nothing was sent. `BrokenPipeError` where the
-        other side is gone.
+        timeout: for how many seconds at most; None: for ever. `CallTimeoutError` (a `TimeoutError`) where
+        that was not enough: nothing of the object was sent then, or, of a large one, a part, and `unsent`
+        says how much is left. `SerializationError` where it cannot be pickled: then nothing was sent.
+        `BrokenPipeError` where the other side is gone.
+
+        >>> mine, theirs = Pipe()
+        >>> mine.send("now", timeout=1.0)
+        >>> theirs.recv()
+        'now'
         """
         self._check_writable()
-        self._stream().send(encode(obj))
+        self._transmit(self._stream().send, encode(obj), timeout)
 
-    def send_bytes(self, buf: Buffer, offset: int = 0, size: int | None = None) -> None:
-        """Send `size` bytes of a buffer from `offset` on, as one message."""
+    def send_bytes(
+        self, buf: Buffer, offset: int = 0, size: int | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Send `size` bytes of a buffer from `offset` on, as one message. Times out as `send` does."""
         self._check_writable()
         view = memoryview(buf).cast("B")
         if offset < 0:
@@ -188,7 +198,32 @@ class Connection(Generic[S_contra, R_co]):
             raise ValueError("size is negative")
         elif offset + size > len(view):
             raise ValueError("buffer length < offset + size")
-        self._stream().send_bytes(view[offset : offset + size])
+        self._transmit(self._stream().send_bytes, view[offset : offset + size], timeout)
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes of a message are still to be sent, of which a part was when its `send` ended.
+
+        0, but after a `send` that timed out or that an exception of a signal handler ended. The rest goes
+        ahead of the next message, or by `flush`: do not send that message again.
+        """
+        return 0 if self._opened is None else self._opened.unsent
+
+    def flush(self, *, timeout: float | None = None) -> None:
+        """Send what is `unsent`, within `timeout` seconds; raises what `send` raises."""
+        self._check_writable()
+        self._transmit(lambda _, deadline: self._stream().flush(deadline), None, timeout)
+
+    def _transmit(
+        self, send: Callable[[Any, float | None], None], message: Any, timeout: float | None
+    ) -> None:
+        if timeout is None:
+            send(message, None)
+            return
+        try:
+            send(message, time.monotonic() + max(0.0, timeout))
+        except TimeoutError:
+            raise CallTimeoutError(timeout=timeout) from None
 
     # In
 

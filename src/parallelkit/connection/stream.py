@@ -65,61 +65,86 @@ class MessageStream:
         """Whether a part of a message was sent or received, and not the rest."""
         return bool(self._arrived or self._filling or self._unsent)
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes of a message that was begun are still to be sent."""
+        return sum(map(len, self._unsent))
+
     # Out
 
-    def send(self, message: Message) -> None:
-        """Send a message. BrokenPipeError where nobody can read it any more."""
+    def send(self, message: Message, deadline: float | None) -> None:
+        """Send a message.
+
+        BrokenPipeError where nobody can read it any more, TimeoutError at the deadline (`time.monotonic`).
+        What an exception ends is withdrawn, or where a part of it was sent, the rest goes before the next.
+        """
         kind, body, buffers = message
         if kind == PICKLE:
-            self.send_bytes(body)
+            self.send_bytes(body, deadline)
             return
         parts = [body, *buffers]
         sizes = [memoryview(part).nbytes for part in parts]
         table = struct.pack(f"!{len(sizes)}Q", *sizes)
-        self._send([_SHORT.pack(_HAS_PARTS) + _PARTS.pack(kind, len(parts)) + table, *parts])
+        self._send([_SHORT.pack(_HAS_PARTS) + _PARTS.pack(kind, len(parts)) + table, *parts], deadline)
 
-    def send_bytes(self, data: Part) -> None:
+    def send_bytes(self, data: Part, deadline: float | None) -> None:
         """Send bytes as a message, as `send` does."""
         size = len(data)
         if size <= _SMALL:
-            self._send([_SHORT.pack(size) + data])
+            self._send([_SHORT.pack(size) + data], deadline)
         elif size <= _SHORT_MOST:
-            self._send([_SHORT.pack(size), data])
+            self._send([_SHORT.pack(size), data], deadline)
         else:
-            self._send([_SHORT.pack(_IS_LONG) + _LONG.pack(size), data])
+            self._send([_SHORT.pack(_IS_LONG) + _LONG.pack(size), data], deadline)
 
-    def _send(self, parts: Sequence[Part]) -> None:
-        try:
-            if len(parts) == 1 and not self._unsent:
-                try:
-                    sent = self._socket.send(parts[0], _NOW)
-                except BlockingIOError:
-                    sent = 0
-                if sent == len(parts[0]):
-                    return
-                self._unsent = [memoryview(parts[0])[sent:]]
-            else:
-                self._unsent += [view for part in parts if len(view := memoryview(part).cast("B"))]
-            self._flush()
-        except ConnectionError:
-            self._unsent = []
-            raise BrokenPipeError(errno.EPIPE, "the other end of the pipe is closed or gone") from None
-        except BaseException:
-            # Half a message is in the socket. The rest goes before the next one.
-            self._unsent = [memoryview(bytes(view)) for view in self._unsent]
-            raise
-
-    def _flush(self) -> None:
-        while self._unsent:
+    def _send(self, parts: Sequence[Part], deadline: float | None) -> None:
+        if len(parts) == 1 and not self._unsent:
             try:
-                sent = self._socket.sendmsg(self._unsent[:_IOV_MOST], (), _NOW)
+                sent = self._socket.send(parts[0], _NOW)
             except BlockingIOError:
                 sent = 0
-            if sent:
-                self._unsent = advance(self._unsent, sent)
-            # Behind the except clause, as in the others: what interrupts the wait has no cause to show.
-            elif not self.wait(select.POLLOUT, None):
-                raise BrokenPipeError
+            except ConnectionError:
+                raise _broken() from None
+            if sent == len(parts[0]):
+                return
+            self._unsent = [memoryview(parts[0])[sent:]]
+        else:
+            self._unsent += [view for part in parts if len(view := memoryview(part).cast("B"))]
+        try:
+            self._send_unsent(deadline)
+        except BaseException:
+            earlier = self.unsent - sum(memoryview(part).nbytes for part in parts)
+            if earlier >= 0:  # nothing of this one was sent
+                self._unsent = _first(self._unsent, earlier)
+            self._keep_unsent()
+            raise
+
+    def flush(self, deadline: float | None) -> None:
+        """Send what is left of a message that was begun, as `send` does."""
+        try:
+            self._send_unsent(deadline)
+        finally:
+            self._keep_unsent()
+
+    def _send_unsent(self, deadline: float | None) -> None:
+        try:
+            while self._unsent:
+                try:
+                    sent = self._socket.sendmsg(self._unsent[:_IOV_MOST], (), _NOW)
+                except BlockingIOError:
+                    sent = 0
+                if sent:
+                    self._unsent = advance(self._unsent, sent)
+                # Behind the except clause, as in the others: what interrupts the wait has no cause to show.
+                elif not self.wait(select.POLLOUT, deadline):
+                    raise BrokenPipeError
+        except ConnectionError:
+            self._unsent = []
+            raise _broken() from None
+
+    def _keep_unsent(self) -> None:
+        """Copy what is left of a message of which a part is in the socket: its memory is the caller's."""
+        self._unsent = [memoryview(bytes(view)) for view in self._unsent]
 
     # In
 
@@ -237,3 +262,17 @@ class MessageStream:
     def watch(self) -> peers.Watch:
         """What tells that the other side is gone."""
         return peers.Watch(self._pair, 1 - self._end)
+
+
+def _first(views: list[memoryview], count: int) -> list[memoryview]:
+    """The first `count` bytes of some buffers."""
+    found = []
+    for view in views:
+        if count:
+            found.append(view[:count])
+            count -= len(found[-1])
+    return found
+
+
+def _broken() -> BrokenPipeError:
+    return BrokenPipeError(errno.EPIPE, "the other end of the pipe is closed or gone")
