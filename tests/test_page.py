@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
+from tasks import Poison
 
 from parallelkit.engines.processes import protocol, worker
+from parallelkit.engines.processes.entries import Entries
 from parallelkit.engines.processes.page import StatusPage
 from parallelkit.engines.processes.transport import Frame, Receiver
+from parallelkit.errors import SerializationError
 from parallelkit.scheduler import Place
 
 
@@ -90,10 +97,83 @@ def test_what_was_not_sent_is_found_in_the_log(
     _run(page, ends[1], task, 4)
     chunk, first, entries = found[0]
     assert (chunk, first) == (7, 0)
-    assert [entry if entry is None else entry[0] for entry in entries] == [False, True, None]
+    values, failures = entries.values(())
+    assert values == [0, None, None]
+    assert failures is not None
+    assert {at: error.args for at, error in failures.items()} == {1: (1,)}
+
+
+_numbers = st.one_of(
+    st.integers(),
+    st.integers(min_value=-(2**64), max_value=2**64),
+    st.sampled_from([2**63, 2**63 - 1, -(2**63), -(2**63) - 1]),
+    st.floats(allow_nan=False),
+    st.booleans(),
+)
+_results = st.one_of(
+    st.none(),
+    _numbers,
+    st.text(max_size=5),
+    st.sampled_from([(), [None], {}, b"", b"x" * 20_000, b"y" * 40_000, ValueError("raised"), Poison()]),
+)
+
+
+@hypothesis.given(
+    results=st.one_of(
+        st.lists(_results, min_size=1, max_size=30),
+        st.lists(st.integers(0, 9), min_size=1, max_size=30),
+        st.lists(st.floats(0, 9), min_size=1, max_size=30),
+        st.lists(st.none(), min_size=1, max_size=30),
+    ),
+    copies=st.sampled_from([1, 1, 1, 400]),
+)
+def test_what_a_worker_sends_is_what_its_tasks_gave(results: list[Any], copies: int) -> None:
+    """Of each type, also where the log is full of entries or of bytes."""
+    results = results * copies
+    page = StatusPage()
+    ours, theirs = socket.socketpair()
+    frames: list[Frame] = []
+
+    def read() -> None:
+        receiver = Receiver(ours)
+        with contextlib.suppress(EOFError):
+            while True:
+                frames.extend(receiver.read())
+
+    def task(item: int) -> Any:
+        if isinstance(results[item], ValueError):
+            raise results[item]
+        return results[item]
+
+    reader = threading.Thread(target=read)
+    with ours:
+        reader.start()
+        with theirs:
+            _run(page, theirs, task, len(results))
+        reader.join()
+    page.close()
+    got: list[Any] = []
+    for frame in frames:
+        assert (frame.kind, frame.a, frame.b) == (protocol.RESULTS, 7, len(got))
+        seconds, entries = Entries.unpack(bytes(frame.body))
+        values, failures = entries.values(frame.buffers)
+        assert seconds >= 0
+        assert len(values) == entries.count
+        for at, error in (failures or {}).items():
+            assert values[at] is None
+            values[at] = error
+        got += values
+    assert len(got) == len(results)
+    for value, result in zip(got, results, strict=True):
+        if isinstance(result, Poison):
+            assert isinstance(value, SerializationError)
+        elif isinstance(result, ValueError):
+            assert (type(value), value.args) == (ValueError, ("raised",))
+        else:
+            assert (type(value), value) == (type(result), result)
 
 
 def test_a_page_without_work_has_no_place(page: StatusPage) -> None:
     assert page.place() is None
-    assert page.unsent() == (0, 0, [])
+    assert page.unsent() == (0, 0, Entries(0, b"", b"", b""))
     assert page.revoke(5) == Place(0, 0, 0.0)

@@ -15,7 +15,7 @@ import selectors
 import signal
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -41,7 +41,8 @@ from ...scheduler import (
 from ..base import Setup, Style, Work
 from . import protocol as p
 from . import starting
-from .page import Entry, StatusPage
+from .entries import Entries
+from .page import StatusPage
 from .transport import Frame, Outbox, Part, Receiver, pack, size_of
 from .worker import Boot, main
 
@@ -307,12 +308,12 @@ class ProcessCrew:
         member = self._members.get(worker)
         if member is None:
             return
-        chunk, first, entries = member.page.unsent()
+        unsent = member.page.unsent()
         # What is crossed out in the log meanwhile has been sent before: with the channel read now, it is
         # known, and the scheduler drops what it knows.
         while self._read(member):
             pass
-        self._take_entries(member, chunk, first, entries)
+        self._take_entries(member, *unsent)
 
     def revoke(self, worker: int) -> Event:
         member = self._members.get(worker)
@@ -375,8 +376,8 @@ class ProcessCrew:
     def _take_frame(self, member: _Member, frame: Frame) -> None:
         worker, kind = member.number, frame.kind
         if kind == p.RESULTS:
-            pieces, seconds = pickle.loads(frame.body)
-            values, failures = _read_pieces(pieces, frame.buffers)
+            seconds, entries = Entries.unpack(bytes(frame.body))
+            values, failures = entries.values(frame.buffers)
             self._events.append(Results(worker, frame.a, frame.b, values, failures, seconds))
         elif kind == p.SHORT:
             self._events.append(StoppedShort(worker, frame.a, frame.b))
@@ -389,10 +390,9 @@ class ProcessCrew:
         elif kind == p.NO_FUNCTION:
             self._events.append(JobFailed(frame.a, tracebacks.loads(bytes(frame.body))))
 
-    def _take_entries(self, member: _Member, chunk: int, first: int, entries: list[Entry]) -> None:
-        if entries:
-            pieces = [None if e is None else (e[1],) if e[0] else e[1] for e in entries]
-            values, failures = _read_pieces(pieces, ())
+    def _take_entries(self, member: _Member, chunk: int, first: int, entries: Entries) -> None:
+        if entries.count:
+            values, failures = entries.values(())
             self._events.append(Results(member.number, chunk, first, values, failures, None))
 
     def _bury(self, member: _Member) -> bool:
@@ -489,34 +489,3 @@ def _item_piece(index: int | None, item: object) -> tuple[p.ItemPiece, list[memo
         what = "call" if index is None else "item"
         failure = serialization.error(what, item, error, index=index)
         return (None, tracebacks.dumps(failure)), []
-
-
-def _read_pieces(
-    pieces: Iterable[p.ResultPiece], buffers: Iterable[bytearray]
-) -> tuple[list[Any], dict[int, BaseException] | None]:
-    """The values of results, and the exceptions of those that failed, by their place in the list."""
-    following = iter(buffers)
-    values: list[Any] = []
-    failures: dict[int, BaseException] | None = None
-    loads = pickle.loads
-    for piece in pieces:
-        if piece is None:
-            values.append(None)
-            continue
-        failure: BaseException
-        try:
-            if type(piece) is bytes:
-                values.append(loads(piece))
-                continue
-            if isinstance(piece, int):
-                data, *rest = [next(following) for _ in range(piece)]
-                values.append(loads(data, buffers=rest))
-                continue
-            assert isinstance(piece, tuple)
-            failure = tracebacks.loads(piece[0])
-        except BaseException as error:
-            failure = serialization.error("result", None, error)
-        failures = failures or {}
-        failures[len(values)] = failure
-        values.append(None)
-    return values, failures

@@ -6,8 +6,7 @@
     word 1   since     when that began, `time.monotonic()`, a double
     word 2   revoked   the highest chunk number that was taken back: the only word the parent writes
     word 3   logged    chunk << 24 | position of the first entry in the log
-    ends     u32 each  for each entry where it ends in the log; 0: the result was None
-    log      bytes     results that were not sent yet
+    entries            the results that were not sent yet, see `entries`
 
 The worker finishes an entry before it moves `place` on, so after a death each item before `place` has its
 result in the log or in the channel, and is not lost.
@@ -26,9 +25,10 @@ import os
 import tempfile
 import time
 from multiprocessing import reduction
-from typing import Any, TypeAlias
+from typing import Any
 
 from ...scheduler import LOADING, Place
+from .entries import LOG_ENTRIES, Entries
 
 POSITION_BITS = 24
 _POSITION_MASK = (1 << POSITION_BITS) - 1
@@ -36,20 +36,15 @@ LOADING_MARK = _POSITION_MASK
 
 PLACE, SINCE, REVOKED, LOGGED = range(4)
 _WORDS = 64
-LOG_ENTRIES = 4096
 LOG_BYTES = 1 << 16
 _ENDS = _WORDS
-_LOG = _ENDS + 4 * LOG_ENTRIES
+_NUMBERS = _ENDS + 4 * LOG_ENTRIES
+_LOG = _NUMBERS + 8 * LOG_ENTRIES
 _SIZE = _LOG + LOG_BYTES
-#: The high bit of an end marks an entry that is an exception.
-FAILED = 1 << 31
+_NO_ENDS = memoryview(bytes(4 * LOG_ENTRIES)).cast("I")
 
 #: How long a store may take to be seen by another processor: generous by some orders of magnitude.
 _VISIBLE_SECONDS = 0.0001
-
-
-#: None for a result that is None, else (is it an exception?, its pickle).
-Entry: TypeAlias = "tuple[bool, bytes] | None"
 
 
 class StatusPage:
@@ -61,9 +56,11 @@ class StatusPage:
         view = memoryview(self._map)
         self.words: memoryview[int] = view[:_WORDS].cast("Q")
         self.clock: memoryview[float] = view[:_WORDS].cast("d")
-        self.ends: memoryview[int] = view[_ENDS:_LOG].cast("I")
-        self.log: memoryview[int] = view[_LOG:]
+        self.ends: memoryview[int] = view[_ENDS:_NUMBERS].cast("I")
+        self.ints: memoryview[int] = view[_NUMBERS:_LOG].cast("q")
+        self.floats: memoryview[float] = view[_NUMBERS:_LOG].cast("d")
         self._view = view
+        self._write, self._tell = self._map.write, self._map.tell
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only while a process is being started: the memory is the same on the other side."""
@@ -78,7 +75,7 @@ class StatusPage:
     def close(self) -> None:
         """Let go of the memory on this side."""
         self.close_file()
-        for view in (self.words, self.clock, self.ends, self.log, self._view):
+        for view in (self.words, self.clock, self.ends, self.ints, self.floats, self._view):
             view.release()
         self._map.close()
 
@@ -100,7 +97,7 @@ class StatusPage:
         time.sleep(_VISIBLE_SECONDS)
         return self.place() or Place(0, 0, 0.0)
 
-    def unsent(self) -> tuple[int, int, list[Entry]]:
+    def unsent(self) -> tuple[int, int, Entries]:
         """The entries of the log: their chunk, the position of the first, and they themselves.
 
         They are whole after the worker's death. Of one that lives, they are so unless it has sent them
@@ -109,18 +106,32 @@ class StatusPage:
         place, logged = self.words[PLACE], self.words[LOGGED]
         chunk, first = logged >> POSITION_BITS, logged & _POSITION_MASK
         position = place & _POSITION_MASK
-        if place >> POSITION_BITS != chunk or position == LOADING_MARK:
-            return chunk, first, []
-        entries: list[Entry] = []
-        begin = 0
-        for end in self.ends[: max(0, position - first)]:
-            if not end:
-                entries.append(None)
-                continue
-            stop = end & ~FAILED
-            entries.append((bool(end & FAILED), bytes(self.log[begin:stop])))
-            begin = stop
-        return chunk, first, entries
+        count = 0
+        if place >> POSITION_BITS == chunk and position != LOADING_MARK:
+            count = max(0, min(position - first, LOG_ENTRIES))
+        return chunk, first, Entries(count, *self._entries(count, _SIZE))
+
+    def _entries(self, count: int, end: int) -> tuple[bytes, bytes, bytes]:
+        ends = bytes(self.ends[:count])
+        if not ends.strip(b"\0"):
+            return b"", b"", b""
+        return ends, bytes(self.ints[:count]), bytes(self._view[_LOG:end])
+
+    # The worker's side
+
+    def append(self, entry: int, data: bytes, flag: int = 0) -> None:
+        """An entry that is a pickle; ValueError where there is no room for it."""
+        self._write(data)
+        self.ends[entry] = (self._tell() - _LOG) | flag
+
+    def entries(self, count: int) -> Entries:
+        """The first `count` entries, which are all that there are."""
+        return Entries(count, *self._entries(count, self._map.tell()))
+
+    def clear(self, count: int) -> None:
+        """Begin the log anew, behind so many entries."""
+        self.ends[:count] = _NO_ENDS[:count]
+        self._map.seek(_LOG)
 
 
 def _new_file() -> int:

@@ -11,7 +11,7 @@ PIECES     →   chunk, job                                   pickle of pieces  
 STOP       →
 READY      ←
 INIT_ERROR ←                                                exception
-RESULTS    ←   chunk, position of the first                 pieces and seconds     as the pieces say
+RESULTS    ←   chunk, position of the first                 `Entries`              those of a large one
 SHORT      ←   chunk, position that was not started
 UNREADABLE ←   chunk
 NO_FUNCTION ←  job                                          exception
@@ -19,10 +19,8 @@ NO_FUNCTION ←  job                                          exception
 
 With the bit EAGER a chunk's results are to be sent one by one. Exceptions are `tracebacks.dumps`.
 
-A piece of a result is None (the result was None), bytes (its pickle), an int n (the next n buffers: its
-pickle and what that pickle has out of band) or a tuple of one (an exception). A piece of an item is a tuple:
-its pickle and how many of the next buffers belong to it, or, where it could not be pickled, None and the
-exception.
+A piece of an item is a tuple: its pickle and how
+many of the next buffers belong to it, or, where it could not be pickled, None and the exception.
 """
 
 from __future__ import annotations
@@ -33,5 +31,4 @@ DEFINE, FORGET, RANGE, BATCH, PIECES, STOP = range(1, 7)
 READY, INIT_ERROR, RESULTS, SHORT, UNREADABLE, NO_FUNCTION = range(17, 23)
 EAGER = 0x80
 
-ResultPiece: TypeAlias = "bytes | int | tuple[bytes] | None"
 ItemPiece: TypeAlias = "tuple[bytes, int] | tuple[None, bytes]"

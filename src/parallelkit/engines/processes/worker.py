@@ -16,22 +16,11 @@ from typing import Any
 from ... import marking, serialization, shielding, termination, tracebacks
 from ..base import Style, Work, caller, tamed
 from . import protocol as p
-from .page import (
-    FAILED,
-    LOADING_MARK,
-    LOG_BYTES,
-    LOG_ENTRIES,
-    LOGGED,
-    PLACE,
-    POSITION_BITS,
-    REVOKED,
-    StatusPage,
-)
+from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
+from .page import LOADING_MARK, LOGGED, PLACE, POSITION_BITS, REVOKED, StatusPage
 from .starting import restore_filters
 from .transport import Frame, Part, Receiver, pack, send_all
 
-#: Types whose pickle has no large buffer and cannot fail.
-_PLAIN = frozenset({int, float, bool, str, bytes, complex})
 #: Results are sent when so much time has passed since the last ones, in seconds.
 FLUSH_SECONDS = 0.005
 #: A result whose pickle is larger travels at once and as a buffer of its own.
@@ -129,11 +118,9 @@ class Channel:
         self._socket = sock
         self._receiver = Receiver(sock)
         self._page = page
-        self._pieces: list[p.ResultPiece] = []
-        self._buffers: list[Part] = []
-        self._chunk = 0
-        self._first = 0
-        self._end = 0  # of the last entry in the log
+        self._append = page.append
+        self._dumps = serialization.Picklers().dumps
+        self._first = 0  # the place of the first entry in the log
         self._since = 0.0
 
     def frames(self) -> Iterator[Frame]:
@@ -144,70 +131,63 @@ class Channel:
     def send(self, parts: list[Part]) -> None:
         send_all(self._socket, parts)
 
-    def begin(self, chunk: int, now: float) -> None:
-        """The results from now on are those of `chunk`, from its beginning."""
-        self._chunk = chunk
-        self._first = 0
+    def begin(self, word: int, now: float) -> None:
+        """The results from now on are those of a chunk, from its beginning, whose place is `word`."""
         self._since = now
-        self._page.words[LOGGED] = chunk << POSITION_BITS
+        self._first = self._page.words[LOGGED] = word
+        self._page.clear(0)
 
-    def add_none(self) -> None:
-        """The next result is None: the log shows that by an end of 0, which is there already."""
-        if len(self._pieces) >= LOG_ENTRIES:
-            self.flush(time.monotonic())
-        self._pieces.append(None)
+    def flush(self, word: int, now: float) -> int:
+        """Send the results of what is before `word`; that is where the log begins then."""
+        first = self._first
+        if first != word:
+            count = word - first
+            self._send_results(first, self._page.entries(count), now, ())
+            self._first = self._page.words[LOGGED] = word
+            self._page.clear(count)
+        return word
 
-    def add(self, data: bytes) -> None:
-        """The pickle of the next result."""
+    def add(self, word: int, value: object) -> int:
+        """The result at `word`; where the log begins then."""
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            data = self._dumps(value, buffers)
+            large = [buffer.raw() for buffer in buffers] if buffers else buffers
+        except BaseException as error:
+            return self.add_failure(word, serialization.error("result", value, error))
+        if large or len(data) > _LARGE:
+            return self._send_large(word, data, 0, large)
+        try:
+            self._append(word - self._first, data)
+        except ValueError:  # the log is full
+            self.flush(word, time.monotonic())
+            self._append(0, data)
+        return self._first
+
+    def add_failure(self, word: int, error: BaseException) -> int:
+        """What the item at `word` ended in; where the log begins then."""
+        data = tracebacks.dumps(error)
         if len(data) > _LARGE:
-            self.add_large(data, ())
-            return
-        self._log(data, 0)
-        self._pieces.append(data)
+            return self._send_large(word, data, FAILED, ())
+        try:
+            self._append(word - self._first, data, FAILED)
+        except ValueError:
+            self.flush(word, time.monotonic())
+            self._append(0, data, FAILED)
+        return self._first
 
-    def add_failure(self, data: bytes) -> None:
-        """The exception that the next item ended in."""
-        if len(data) > _LARGE:
-            self._pieces.append((data,))
-            self.flush(time.monotonic())
-            return
-        self._log(data, FAILED)
-        self._pieces.append((data,))
+    def _send_large(self, word: int, data: bytes, flag: int, buffers: Sequence[Part]) -> int:
+        """Send what does not fit into the log, before the next item starts."""
+        now = time.monotonic()
+        self.flush(word, now)
+        self._send_results(word, Entries.large(1 + len(buffers), flag), now, (data, *buffers))
+        self._first = self._page.words[LOGGED] = word + 1
+        return word + 1
 
-    def add_large(self, data: bytes, buffers: Sequence[Part]) -> None:
-        """A result that does not fit into the log: it goes off before the next item starts."""
-        self._pieces.append(1 + len(buffers))
-        self._buffers += (data, *buffers)
-        self.flush(time.monotonic())
-
-    def _log(self, data: bytes, flag: int) -> None:
-        if self._end + len(data) > LOG_BYTES or len(self._pieces) >= LOG_ENTRIES:
-            self.flush(time.monotonic())
-        end = self._end + len(data)
-        page = self._page
-        page.log[self._end : end] = data
-        page.ends[len(self._pieces)] = end | flag
-        self._end = end
-
-    def flush(self, now: float) -> None:
-        """Send the results that have come up since the last time."""
-        pieces = self._pieces
-        if not pieces:
-            return
-        body = pickle.dumps((pieces, now - self._since), 5)
-        self.send(pack(p.RESULTS, self._chunk, self._first, body, self._buffers))
-        self._first += len(pieces)
-        page = self._page
-        if self._end:
-            page.ends[: len(pieces)] = _NO_ENDS[: len(pieces)]
-        page.words[LOGGED] = (self._chunk << POSITION_BITS) | self._first
-        self._end = 0
+    def _send_results(self, word: int, entries: Entries, now: float, buffers: Sequence[Part]) -> None:
+        chunk, first = word >> POSITION_BITS, word & LOADING_MARK
+        self.send(pack(p.RESULTS, chunk, first, entries.pack(now - self._since), buffers))
         self._since = now
-        self._pieces = []
-        self._buffers = []
-
-
-_NO_ENDS = memoryview(bytes(4 * LOG_ENTRIES)).cast("I")
 
 
 class Loop:
@@ -284,51 +264,51 @@ class Loop:
         """Run the items of one chunk. See `page` for the order in which its words are written."""
         monotonic = time.monotonic
         words, clock = self._page.words, self._page.clock
+        ends, ints, floats = self._page.ends, self._page.ints, self._page.floats
         channel = self._channel
         pause = 0.0 if eager else FLUSH_SECONDS
-        word = chunk << POSITION_BITS
+        word = first = chunk << POSITION_BITS
+        full = first + LOG_ENTRIES
         now = flush_at = monotonic()
-        channel.begin(chunk, now)
+        channel.begin(first, now)
         for word, item in enumerate(items, word):  # noqa: B020 - goes on where it began
-            if now >= flush_at:
-                channel.flush(now)
+            if now >= flush_at or word >= full:
+                first = channel.flush(word, now)
+                full = first + LOG_ENTRIES
                 now = monotonic()
                 flush_at = now + pause
             clock[1] = now
             words[0] = word
             if words[2] >= chunk:
-                channel.flush(now)
+                channel.flush(word, now)
                 channel.send(pack(p.SHORT, chunk, word & LOADING_MARK))
                 return
             try:
                 value = call(item)
             except BaseException as error:
-                channel.add_failure(tracebacks.dumps(_own_frames_off(error)))
+                first = channel.add_failure(word, _own_frames_off(error))
             else:
-                if value is None:
-                    channel.add_none()
-                elif type(value) in _PLAIN:
-                    channel.add(pickle.dumps(value, 5))
-                else:
-                    self._add_result(value)
-                value = None
+                if value is not None:  # the log shows None by an end of 0, which is there already
+                    kind = type(value)
+                    if kind is int and -_INT_MOST <= value <= _INT_MOST:
+                        ints[word - first] = value
+                        ends[word - first] = INT
+                    elif kind is float:
+                        floats[word - first] = value
+                        ends[word - first] = FLOAT
+                    elif kind is bool:
+                        ints[word - first] = value
+                        ends[word - first] = BOOL
+                    else:
+                        first = channel.add(word, value)
+                    value = None
             now = monotonic()
         words[0] = word + 1
-        channel.flush(now)
+        channel.flush(word + 1, now)
 
-    def _add_result(self, value: object) -> None:
-        buffers: list[pickle.PickleBuffer] = []
-        try:
-            data = serialization.dumps(value, buffers)
-            views = [buffer.raw() for buffer in buffers]
-        except BaseException as error:
-            failure = serialization.error("result", value, error)
-            self._channel.add_failure(tracebacks.dumps(failure))
-            return
-        if views:
-            self._channel.add_large(data, views)
-        else:
-            self._channel.add(data)
+
+#: Integers beyond that have more than 64 bits.
+_INT_MOST = (1 << 63) - 1
 
 
 def _reading(call: Callable[[Any], Any], buffers: Sequence[bytearray]) -> Callable[[Any], Any]:

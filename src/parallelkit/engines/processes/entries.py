@@ -1,0 +1,119 @@
+"""What results look like on their way: in the log of a worker's status page, and in a frame.
+
+::
+
+    ends     u32 each  what each entry is; 0: the result was None
+    numbers  i64 or double each, for the entries that are an INT, a BOOL or a FLOAT
+    log      bytes     the pickles of the other entries, one behind the other
+
+An end is one of INT, BOOL and FLOAT, or where the pickle ends in the log, with the bit FAILED where it is
+that of an exception. What does not fit into the log is sent at once: in the frame, LARGE marks that it is in
+as many buffers as the number says that is in the place of the end.
+
+Each result is pickled for itself, so that one that cannot be read fails alone. Numbers are not pickled, as
+that takes four times as long as to write one down, and None costs nothing at all.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ... import serialization, tracebacks
+
+FAILED, LARGE = 1 << 31, 1 << 30
+INT, BOOL, FLOAT = 1 << 29, (1 << 29) + 1, (1 << 29) + 2
+#: So many entries there are at the most.
+LOG_ENTRIES = 4096
+
+_HEAD = struct.Struct("=dI")
+_END = struct.Struct("=I")
+_ALL_INTS, _ALL_FLOATS = (_END.pack(kind) * LOG_ENTRIES for kind in (INT, FLOAT))
+
+
+class Entries(NamedTuple):
+    """Some results; the bytes are empty where all of them are None.
+
+    >>> Entries(2, b"", b"", b"").values(())
+    ([None, None], None)
+    """
+
+    count: int
+    ends: bytes
+    numbers: bytes
+    log: bytes
+
+    def pack(self, seconds: float) -> bytes:
+        """The body of a frame; the results took `seconds`."""
+        return b"".join((_HEAD.pack(seconds, self.count), self.ends, self.numbers, self.log))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> tuple[float, Entries]:
+        """The opposite of `pack`.
+
+        >>> Entries.unpack(Entries(2, b"", b"", b"").pack(0.5))
+        (0.5, Entries(count=2, ends=b'', numbers=b'', log=b''))
+        """
+        seconds, count = _HEAD.unpack_from(body)
+        begin = _HEAD.size
+        if len(body) == begin:
+            return seconds, cls(count, b"", b"", b"")
+        numbers = begin + 4 * count
+        log = numbers + 8 * count
+        return seconds, cls(count, body[begin:numbers], body[numbers:log], body[log:])
+
+    @classmethod
+    def large(cls, buffers: int, flag: int) -> Entries:
+        """One result that is in so many buffers."""
+        return cls(1, _END.pack(buffers | LARGE | flag), bytes(8), b"")
+
+    def values(self, buffers: Sequence[Any]) -> tuple[list[Any], dict[int, BaseException] | None]:
+        """The results, and the exceptions of those that failed, by their place in the list."""
+        ends = self.ends
+        if not ends:
+            return [None] * self.count, None
+        if ends == _ALL_INTS[: len(ends)]:
+            return memoryview(self.numbers).cast("q").tolist(), None
+        if ends == _ALL_FLOATS[: len(ends)]:
+            return memoryview(self.numbers).cast("d").tolist(), None
+        return self._mixed(buffers)
+
+    def _mixed(self, buffers: Sequence[Any]) -> tuple[list[Any], dict[int, BaseException] | None]:
+        values: list[Any] = []
+        failures: dict[int, BaseException] = {}
+        log, loads, add = self.log, pickle.loads, values.append
+        begin = 0
+        for index, end in enumerate(struct.unpack(f"={self.count}I", self.ends)):
+            if not end:
+                add(None)
+                continue
+            try:
+                if end < INT:
+                    data = log[begin:end]
+                    begin = end
+                    add(loads(data))
+                    continue
+                if end < LARGE:
+                    add(self._number(index, end))
+                    continue
+                rest = buffers
+                if end & LARGE:
+                    data, *rest = buffers
+                else:
+                    data = log[begin : end & ~FAILED]
+                    begin = end & ~FAILED
+                value = tracebacks.loads(bytes(data)) if end & FAILED else loads(data, buffers=rest)
+            except BaseException as error:
+                failures[index] = serialization.error("result", None, error)
+                value = None
+            if end & FAILED and index not in failures:
+                failures[index], value = value, None
+            add(value)
+        return values, failures or None
+
+    def _number(self, index: int, end: int) -> float | bool:
+        numbers = memoryview(self.numbers).cast("d" if end == FLOAT else "q")
+        number: float = numbers[index]
+        return bool(number) if end == BOOL else number
