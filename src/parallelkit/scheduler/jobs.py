@@ -135,12 +135,12 @@ class Job:
         fresh = self.drawn - self.fresh
         if fresh <= 0:
             return None
-        size = min(self._chunk_wanted(), most, fresh)
-        if self.spec.chunksize is None:
-            # Guided: the rest is to be shared out among all, in shrinking pieces.
-            left = max(fresh, (self.spec.size or 0) - self.fresh)
-            size = max(1, min(size, math.ceil(left / (2 * workers))))
-            self._chunk_last = max(self._chunk_last, size)
+        # Guided: the rest is to be shared out among all, in shrinking pieces.
+        left = max(fresh, (self.spec.size or 0) - self.fresh)
+        least = 1 if self.spec.chunksize is None else min(self.spec.chunksize, CHUNK_LIMIT)
+        size = max(least, min(self._chunk_wanted(), math.ceil(left / (2 * workers))))
+        size = min(size, most, fresh)
+        self._chunk_last = max(self._chunk_last, size)
         start = self.fresh
         self.fresh = start + size
         self.held += 1
@@ -161,17 +161,21 @@ class Job:
         return Chunk(id, self.id, start, start + size, span.piecewise, self._eager(size))
 
     def _chunk_wanted(self) -> int:
-        if self.spec.chunksize is not None:
-            return min(self.spec.chunksize, CHUNK_LIMIT)
-        if self.seconds_each is None:
-            return 1
+        """How many items a chunk should have.
+
+        A size that the caller chose is what one of his chunks has. Where they are short, a worker is handed
+        several at once: what waits behind a long one is taken back as soon as another worker is idle.
+        """
+        least = 1 if self.spec.chunksize is None else min(self.spec.chunksize, CHUNK_LIMIT)
+        if self.seconds_each is None or (self.spec.chunksize is not None and not self.spec.at_hand):
+            return least
         size = CHUNK_SECONDS / max(self.seconds_each, 1e-8)
         if self.bytes_each:
             size = min(size, CHUNK_BYTES / self.bytes_each)
         most = CHUNK_MOST if self.spec.at_hand else CHUNK_MOST_STREAM
         if self.spec.buffersize is not None:
             most = min(most, max(1, self.spec.buffersize // 4))
-        return max(1, min(int(size), self._chunk_last * CHUNK_GROWTH, most))
+        return max(least, min(int(size), self._chunk_last * CHUNK_GROWTH, most))
 
     def _eager(self, size: int) -> bool:
         return self.seconds_each is not None and self.seconds_each * 8 > CHUNK_SECONDS and size > 1
