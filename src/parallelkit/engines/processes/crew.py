@@ -254,7 +254,7 @@ class ProcessCrew:
         if chunk.job in member.inherited:
             span = struct.pack("<QQ", chunk.start, chunk.stop)
             parts = pack(p.RANGE | eager, chunk.id, chunk.job, span)
-        else:
+        elif work.style is not Style.APPLY or not (parts := _pack_single(chunk, work)):
             if chunk.job not in member.defined:
                 try:
                     parts += self._definition(chunk.job, work)
@@ -455,6 +455,24 @@ class ProcessCrew:
         self._selector.close()
         self._waker.close()
         self._woken.close()
+
+
+def _pack_single(chunk: Chunk, work: Work) -> list[Part]:
+    """A call of its own, with its function: nothing to define, nothing to forget.
+
+    Empty where it cannot be pickled so, or could not be read: in parts it is seen which is to blame.
+    """
+    if chunk.piecewise:
+        return []
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = serialization.dumps((work.function, work.item(chunk.start)), buffers)
+        raw = [buffer.raw() for buffer in buffers]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return []
+    return pack(p.SINGLE, chunk.id, chunk.job, data, raw)
 
 
 def _pack_items(chunk: Chunk, items: list[Any], eager: int, style: Style) -> list[Part]:

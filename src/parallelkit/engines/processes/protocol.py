@@ -8,6 +8,7 @@ FORGET     →   job
 RANGE      →   chunk, job                                   start, stop (u64 each)
 BATCH      →   chunk, job                                   pickle of the items    their large buffers
 PIECES     →   chunk, job                                   pickle of pieces       their large buffers
+SINGLE     →   chunk, job                                   function and its item  their large buffers
 STOP       →
 READY      ←
 INIT_ERROR ←                                                exception
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-DEFINE, FORGET, RANGE, BATCH, PIECES, STOP = range(1, 7)
+DEFINE, FORGET, RANGE, BATCH, PIECES, SINGLE, STOP = range(1, 8)
 READY, INIT_ERROR, RESULTS, SHORT, UNREADABLE, NO_FUNCTION = range(17, 23)
 EAGER = 0x80
 

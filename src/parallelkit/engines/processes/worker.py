@@ -204,7 +204,7 @@ class Loop:
         """Serve until told to stop; EOFError where the parent is gone."""
         for frame in self._channel.frames():
             kind = frame.kind & ~p.EAGER
-            if kind in (p.RANGE, p.BATCH, p.PIECES):
+            if p.RANGE <= kind <= p.SINGLE:
                 self._run_chunk(kind, frame)
             elif kind == p.DEFINE:
                 self._definitions[frame.a] = frame
@@ -222,6 +222,14 @@ class Loop:
         if page.words[REVOKED] >= chunk:
             page.words[PLACE] = chunk << POSITION_BITS
             self._channel.send(pack(p.SHORT, chunk, 0))
+            return
+        if kind == p.SINGLE:
+            try:
+                function, item = serialization.loads(frame.body, frame.buffers)
+            except BaseException:
+                self._channel.send(pack(p.UNREADABLE, chunk))
+                return
+            self.run_items(chunk, caller(function, Style.APPLY), (item,), eager=False)
             return
         try:
             call = self._caller(job)
