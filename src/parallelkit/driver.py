@@ -96,11 +96,19 @@ class Call:
         self.wanted = 0  # items that the scheduler asks for
         self.fresh: deque[Any] = deque()  # items drawn that the scheduler does not know of
         self.hasty: bool = False  # each item drawn is to be handed over at once
-        self.news: threading.Condition = threading.Condition(cast(threading.Lock, lock))
+        self._lock = lock
+        self._news: threading.Condition | None = None
         self.waiting = 0  # threads that sleep on `news`
         self.pending: deque[Deliver | Finish] = deque()
         self.delivering = False
         self.done = False
+
+    @property
+    def news(self) -> threading.Condition:
+        """Told when something has changed; made when it is needed, as most calls are driven by who waits."""
+        if self._news is None:
+            self._news = threading.Condition(cast(threading.Lock, self._lock))
+        return self._news
 
 
 class Driver:
@@ -314,14 +322,14 @@ class Driver:
     def _carry_out(self) -> None:
         """Do what the scheduler says, until it has no more to say."""
         while True:
-            commands = self._scheduler.commands()
-            for command in commands:
+            for command in self._scheduler.commands():
                 _carry[type(command)](self, command)
             events = self._crew.collect(())
-            now = time.monotonic()
-            for event in events:
-                self._scheduler.handle(event, now)
-            if not commands and not events:
+            if events:
+                now = time.monotonic()
+                for event in events:
+                    self._scheduler.handle(event, now)
+            elif not self._scheduler.has_commands:
                 return
 
     def _answer(self, event: Event) -> None:
@@ -355,11 +363,11 @@ class Driver:
                 continue  # rule 2: the thread that is at it will see them
             call.delivering = True
             try:
-                while call.pending:
-                    command = call.pending.popleft()
-                    with self._lock.lent():
+                with self._lock.lent():
+                    while call.pending:
+                        command = call.pending.popleft()
                         self._hand_over(call, command)
-                    call.done = isinstance(command, Finish)
+                        call.done = isinstance(command, Finish)
             finally:
                 self._lock.regain()
                 call.delivering = False

@@ -79,7 +79,9 @@ class Pool:
             "retries": retries,
             "retry_on": retry_on,
         }
-        checks.call_settings(**self._defaults)
+        # A call without wishes of its own has these, checked once: that is half the cost of its beginning.
+        self._usual = checks.call_settings(**self._defaults)
+        self._usual_single = self._usual.job(1, at_hand=True, single=True)
         settings = checks.worker_settings(
             max_workers=checks.count("processes", processes),
             initializer=initializer,
@@ -179,7 +181,9 @@ class Pool:
         result: AsyncResult[R] = AsyncResult(
             self._driver, self._unretrieved, settings, 1, callback, error_callback, single=True
         )
-        spec = settings.job(1, at_hand=True, single=True)
+        spec = self._usual_single
+        if settings is not self._usual:
+            spec = settings.job(1, at_hand=True, single=True)
         return self._submit(result, func, Style.APPLY, [(tuple(args), dict(kwds))], spec)
 
     # Many calls, results all together
@@ -426,6 +430,8 @@ class Pool:
         return results
 
     def _settings(self, errors: Errors | None, chunksize: int | None, options: CallOptions) -> CallSettings:
+        if not options and chunksize is None and (errors is None or errors == self._usual.errors):
+            return self._usual
         given: dict[str, Any] = {**self._defaults, **options, "chunksize": chunksize}
         if errors is not None:
             given["errors"] = errors

@@ -141,6 +141,11 @@ class Scheduler:
         self._out = []
         return out
 
+    @property
+    def has_commands(self) -> bool:
+        """Whether there is something to be done."""
+        return bool(self._out)
+
     def wake_at(self) -> float | None:
         """When `handle(Tick(), now)` is wanted at the latest; None: only when something happens."""
         return self._timers.next()
