@@ -18,6 +18,20 @@ def test_the_names_exist_once_and_in_order() -> None:
     assert all(hasattr(parallelkit, name) for name in names)
 
 
+def test_each_name_has_a_home_and_none_is_entered_before_it_is_needed() -> None:
+    assert {*parallelkit._HOME, "tracebacks", "__version__"} == set(parallelkit.__all__)
+    assert set(parallelkit.__all__) <= set(dir(parallelkit))
+    program = (
+        "import sys, parallelkit; print([name for name in sys.modules if name.startswith('parallelkit.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50
+    )
+    assert done.stdout == "[]\n"
+    with pytest.raises(AttributeError, match="has no attribute 'pool_reduce'"):
+        parallelkit.pool_reduce  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("module", [multiprocessing, errors, synchronize], ids=lambda module: module.__name__)
 def test_nothing_is_forgotten(module: object) -> None:
     assert set(module.__all__) <= set(parallelkit.__all__)  # type: ignore[attr-defined]

@@ -28,58 +28,107 @@ resources, progress, guardian, shielding
 ======================================= ==============================================================
 """
 
-from . import tracebacks
-from .connection import Connection, Pipe
-from .context import (
-    Array,
-    AuthenticationError,
-    BufferTooShort,
-    Manager,
-    ProcessError,
-    RawArray,
-    RawValue,
-    TimeoutError,
-    Value,
-    active_children,
-    allow_connection_pickling,
-    cpu_count,
-    current_process,
-    freeze_support,
-    get_all_start_methods,
-    get_context,
-    get_logger,
-    get_start_method,
-    log_to_stderr,
-    parent_process,
-    reducer,
-    set_executable,
-    set_forkserver_preload,
-    set_start_method,
-)
-from .engines import Engine, using
-from .errors import (
-    AbandonedError,
-    CallTimeoutError,
-    ClosedError,
-    MemoryLimitError,
-    ParallelKitError,
-    RemoteError,
-    ResultError,
-    SerializationError,
-    TaskTimeoutError,
-    WorkerDiedError,
-    WorkerInitError,
-)
-from .iteration import ResultIterator
-from .mapping import pool_imap, pool_map, pool_starmap
-from .outcomes import Failure, Outcome, Success
-from .pool import Pool
-from .process import Process, ProcessDiedError
-from .queues import JoinableQueue, Queue, ShutDown, SimpleQueue
-from .resources import available_cpus
-from .results import AsyncResult, PoolStats
-from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
-from .termination import terminate_tree
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import tracebacks
+    from .connection import Connection, Pipe
+    from .context import (
+        Array,
+        AuthenticationError,
+        BufferTooShort,
+        Manager,
+        ProcessError,
+        RawArray,
+        RawValue,
+        TimeoutError,
+        Value,
+        active_children,
+        allow_connection_pickling,
+        cpu_count,
+        current_process,
+        freeze_support,
+        get_all_start_methods,
+        get_context,
+        get_logger,
+        get_start_method,
+        log_to_stderr,
+        parent_process,
+        reducer,
+        set_executable,
+        set_forkserver_preload,
+        set_start_method,
+    )
+    from .engines import Engine, using
+    from .errors import (
+        AbandonedError,
+        CallTimeoutError,
+        ClosedError,
+        MemoryLimitError,
+        ParallelKitError,
+        RemoteError,
+        ResultError,
+        SerializationError,
+        TaskTimeoutError,
+        WorkerDiedError,
+        WorkerInitError,
+    )
+    from .iteration import ResultIterator
+    from .mapping import pool_imap, pool_map, pool_starmap
+    from .outcomes import Failure, Outcome, Success
+    from .pool import Pool
+    from .process import Process, ProcessDiedError
+    from .queues import JoinableQueue, Queue, ShutDown, SimpleQueue
+    from .resources import available_cpus
+    from .results import AsyncResult, PoolStats
+    from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
+    from .termination import terminate_tree
+
+#: Where each public name lives. A room is entered when something of it is asked for: who maps does not wait
+#: for locks and pipes to be imported.
+_HOMES = {
+    "connection": "Connection Pipe",
+    "context": (
+        "Array AuthenticationError BufferTooShort Manager ProcessError RawArray RawValue TimeoutError "
+        "Value active_children allow_connection_pickling cpu_count current_process freeze_support "
+        "get_all_start_methods get_context get_logger get_start_method log_to_stderr parent_process "
+        "reducer set_executable set_forkserver_preload set_start_method"
+    ),
+    "engines": "Engine using",
+    "errors": (
+        "AbandonedError CallTimeoutError ClosedError MemoryLimitError ParallelKitError RemoteError "
+        "ResultError SerializationError TaskTimeoutError WorkerDiedError WorkerInitError"
+    ),
+    "iteration": "ResultIterator",
+    "mapping": "pool_imap pool_map pool_starmap",
+    "outcomes": "Failure Outcome Success",
+    "pool": "Pool",
+    "process": "Process ProcessDiedError",
+    "queues": "JoinableQueue Queue ShutDown SimpleQueue",
+    "resources": "available_cpus",
+    "results": "AsyncResult PoolStats",
+    "synchronize": "Barrier BoundedSemaphore Condition Event Lock RLock Semaphore",
+    "termination": "terminate_tree",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is not None:
+        value = getattr(importlib.import_module(f".{home}", __name__), name)
+    elif name in _HOMES or name == "tracebacks":
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 
