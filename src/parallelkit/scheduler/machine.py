@@ -150,6 +150,10 @@ class Scheduler:
         """How many calls have not come to their end, or still run in a worker."""
         return len(self._jobs)
 
+    def is_held(self, job: int) -> bool:
+        """Whether a worker has been given something of a call that it has not given back."""
+        return job in self._jobs and self._jobs[job].held > 0
+
     @property
     def workers(self) -> int:
         """How many workers there are, those that are ending included."""
@@ -238,7 +242,7 @@ class Scheduler:
         return None
 
     def _start_worker(self) -> Worker:
-        worker = self._roster.add()
+        worker = self._roster.add(self._failed_starts)
         self.counters.started += 1
         self._out.append(m.StartWorker(worker.id))
         return worker
@@ -650,7 +654,8 @@ class Scheduler:
         self.counters.lost += not expected
         for chunk in list(worker.chunks):
             self._bury(worker, chunk, death)
-        if starting:
+        if starting and worker.attempt >= self._failed_starts:
+            # Of several that were under way together, one counts: what killed them may have been the same.
             self._count_failed_start(self._died(None, death, started=False))
 
     def _bury(self, worker: Worker, chunk: m.Chunk, death: m.Death) -> None:

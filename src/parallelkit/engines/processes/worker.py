@@ -68,6 +68,7 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
     channel = Channel(sock, page)
     if boot.say_ready and not _initialize(boot, channel):
         return
+    page.words[PLACE] = LOADING_MARK  # of no chunk: who dies without it has never come up
     loop = Loop(channel, page, boot.works)
     try:
         loop.run()
