@@ -9,8 +9,8 @@ The rooms of this house, from the top; each imports only from those below it:
 
 ======================================= ==============================================================
 context                                 all of multiprocessing's names, bound to a start method
-mapping, pool                           the faces: a call and done; a pool that calls are handed to
-results                                 what becomes of a pool's calls
+mapping, pool, executor                 the faces: a call and done; a pool, an executor for calls
+results, futures                        what becomes of a pool's calls, and of an executor's
 gathering, iteration                    what becomes of outcomes: a list, or one by one
 driver                                  one scheduler, one crew, and the threads that wait for them
 options                                 the options of the calls, and what is refused
@@ -70,6 +70,7 @@ from .errors import (
     WorkerDiedError,
     WorkerInitError,
 )
+from .executor import ProcessPoolExecutor
 from .iteration import ResultIterator
 from .mapping import pool_imap, pool_map, pool_starmap
 from .outcomes import Failure, Outcome, Success
@@ -110,6 +111,7 @@ __all__ = [
     "Process",
     "ProcessDiedError",
     "ProcessError",
+    "ProcessPoolExecutor",
     "Queue",
     "RLock",
     "RawArray",
