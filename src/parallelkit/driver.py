@@ -127,7 +127,7 @@ class Driver:
         self._outgoing: deque[Call] = deque()
         self._driving: int | None = None  # the thread that does
         self._sleeps_until: float | None = None
-        self._waiting: dict[Call, None] = {}  # calls that threads wait for without driving
+        self._waiting: dict[Call, int] = {}  # how many threads wait for a call without driving
         self._service: threading.Thread | None = None
         self._feeders: list[threading.Thread] = []
         self._service_news = threading.Condition(cast(threading.Lock, self._lock))
@@ -316,15 +316,16 @@ class Driver:
         if self._may_drive():
             self._turn(deadline)
             return True
-        self._waiting[call] = None
+        self._waiting[call] = self._waiting.get(call, 0) + 1
         call.waiting += 1
         try:
             self._lock.sleep(call.news, _left(deadline))
         finally:
             self._lock.regain()
             call.waiting -= 1
-            if not call.waiting:
-                self._waiting.pop(call, None)
+            self._waiting[call] -= 1
+            if not self._waiting[call]:  # `call.waiting` counts a feeder, too, who does not drive
+                del self._waiting[call]
         return True
 
     def _may_drive(self) -> bool:
