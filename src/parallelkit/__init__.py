@@ -67,6 +67,7 @@ from .errors import (
     ResultError,
     SerializationError,
     TaskTimeoutError,
+    UnreadableError,
     WorkerDiedError,
     WorkerInitError,
 )
@@ -126,6 +127,7 @@ __all__ = [
     "Success",
     "TaskTimeoutError",
     "TimeoutError",
+    "UnreadableError",
     "Value",
     "WorkerDiedError",
     "WorkerInitError",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures as standard
-import copy
 import logging
 import multiprocessing
 import signal
@@ -129,8 +128,8 @@ class ProcessPoolExecutor(standard.Executor):
         for name in options:
             if name not in given:
                 raise TypeError(f"there is no option {name!r}; the options are {', '.join(given)}")
-        other = copy.copy(self)
-        other._parent = self
+        other: ProcessPoolExecutor = object.__new__(type(self))
+        vars(other).update(vars(self), _parent=self)
         other._set(checks.call_settings(**{**given, **options}))
         return other
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from . import options as checks
 from .driver import Call, Driver
-from .errors import CallTimeoutError
+from .errors import CallTimeoutError, ResultError, SerializationError, UnreadableError
 from .scheduler import Deliver
 from .shielding import start_shielded, unshielded
 
@@ -158,7 +158,7 @@ class Settlement:
     def deliver(self, outcomes: Deliver) -> None:
         """Take the final outcome."""
         if outcomes.failures:
-            self._error = outcomes.failures[0]
+            self._error = _as_in_futures(outcomes.failures[0])
         else:
             self._value = outcomes.values[0]
 
@@ -168,6 +168,23 @@ class Settlement:
             self.future._cut()
         else:
             self.future._end(self._value, self._error or exception)
+
+
+def _as_in_futures(error: BaseException) -> BaseException:
+    """The error, so that it is caught by what catches that of the standard library's executor."""
+    cause = error.__cause__
+    if isinstance(error, ResultError):
+        if error.value != "None":
+            # It did not pickle: a SystemExit or KeyboardInterrupt by which it says so is the task's own.
+            return error if cause is None or isinstance(cause, Exception) else cause
+    elif not isinstance(error, SerializationError) or error.what != "item":
+        return error  # what does not pickle here is a "call"
+    what = "call" if error.what == "item" else error.what
+    made = UnreadableError(what=what, path=what, reason=error.reason)
+    made.__cause__ = cause
+    for note in getattr(error, "__notes__", ()):
+        made.add_note(note)
+    return made.with_traceback(error.__traceback__)
 
 
 class Callbacks:
