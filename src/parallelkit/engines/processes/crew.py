@@ -426,9 +426,9 @@ class ProcessCrew:
             poller = select.poll()
             poller.register(member.exit_notice, select.POLLIN)
             poller.poll(_REAP_SECONDS * 1000)
-        if member.process.exitcode is None:  # a fork server tells it, and takes a moment for that
-            member.process.join(_REAP_SECONDS)
-        return member.process.exitcode
+        code = member.process.exitcode
+        member.process.join(_REAP_SECONDS)  # no wait where that is known; a fork server tells it a moment later
+        return member.process.exitcode if code is None else code
 
     def _sweep(self, dead: list[_Member]) -> None:
         """End what these have started and no parent leads to any more: found by a look at all processes."""
