@@ -332,7 +332,7 @@ class Loop:
             self._channel.add(data)
 
 
-def _reading(call: Callable[[Any], Any], buffers: Sequence[bytearray]) -> Callable[[Any], Any]:
+def _reading(call: Callable[[Any], Any], buffers: Sequence[bytearray | None]) -> Callable[[Any], Any]:
     """A caller whose items are pieces, which are read one by one as they are run."""
     following = iter(buffers)
 
