@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,7 +145,12 @@ def _verdicts() -> page.Verdicts:
         answers = probing.ask(
             "fault", contestant.name, method, number, bound=6 * probing.BOUND + _START_SECONDS
         )
-        found = {question: bool(value) for answer in answers for question, value in answer.items()}
+        found = {
+            question: bool(value)
+            for answer in answers
+            for question, value in answer.items()
+            if question in catalogue.QUESTIONS
+        }
         return (catalogue.FAULTS[number].name, contestant.name), found
 
     cases = [(number, *pair) for number in range(len(catalogue.FAULTS)) for pair in _pairs()]
@@ -158,6 +165,14 @@ def main() -> None:
     parser.add_argument("--only", choices=[*_FIGURES, "catalogue"], help="one part, printed")
     parser.add_argument("--write", type=Path, help="the page to write")
     given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        # Programs that were started before find their byte code; no start here is to compile all again.
+        if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+            os.environ["PYTHONPYCACHEPREFIX"] = folder
+        _measure(given)
+
+
+def _measure(given: argparse.Namespace) -> None:
     rows: list[Row] = []
     for name, measure in _FIGURES.items():
         if given.only in (None, name):

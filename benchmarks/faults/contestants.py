@@ -9,6 +9,7 @@ pool.end()
 from __future__ import annotations
 
 import concurrent.futures
+import importlib.util
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -202,13 +203,17 @@ def _map_pebble(fn: Callable[[Any], Any], items: Sequence[Any], method: str) -> 
 
 
 OURS = Contestant("parallelkit", "parallelkit", _open_ours, _map_ours, METHODS, True, True)
-ALL = (
+_KNOWN = (
     OURS,
     Contestant("mp.Pool", "", _open_multiprocessing, _map_multiprocessing),
     Contestant("ProcessPoolExecutor", "", _open_futures, _map_futures),
     Contestant("loky", "loky", _open_loky, _map_loky, ("loky",)),
     Contestant("mpire", "mpire", _open_mpire, _map_mpire, METHODS, has_task_timeout=True),
     Contestant("Pebble", "pebble", _open_pebble, _map_pebble, METHODS, has_task_timeout=True),
+)
+#: Those that are installed.
+ALL = tuple(
+    known for known in _KNOWN if not known.distribution or importlib.util.find_spec(known.distribution)
 )
 
 

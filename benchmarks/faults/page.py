@@ -140,7 +140,7 @@ has its own.
 ## One catalogue of faults
 
 Each fault strikes a pool of two workers (fork; loky its own), while a neighbour is in the midst of its task.
-Three questions: does the task end in an error within {probing.BOUND:g} s (or in its result, where it has one);
+Three questions: does the task end within {probing.BOUND:g} s in an error (or in its result, if it has one);
 is the neighbour's result kept; does the pool do the next tasks?
 
 {faults(verdicts)}"""

@@ -105,12 +105,12 @@ def _wears(pid: int, mark: bytes) -> bool:
 def ask(*arguments: object, bound: float) -> list[dict[str, Any]]:
     """The answers that a probe gives within `bound` seconds."""
     with tempfile.TemporaryFile() as output:
-        with (
-            program(*arguments, stdout=output, stderr=subprocess.DEVNULL) as process,
-            contextlib.suppress(subprocess.TimeoutExpired),
-        ):
-            process.wait(bound)
+        with program(*arguments, stdout=output, stderr=subprocess.DEVNULL) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(bound)
+            code = process.returncode  # None where it was ended at the bound
         output.seek(0)
         # Tasks may have printed, too.
         lines = [line for line in output.read().splitlines() if line.startswith(b"{") and line.endswith(b"}")]
-    return [json.loads(line) for line in lines]
+    answers = [json.loads(line) for line in lines]
+    return answers if not code else [*answers, {"instead": f"fails (exit code {code})"}]
