@@ -19,7 +19,7 @@ from .page import Row
 #: A contestant's repetition may take so long besides what is measured, in seconds.
 _START_SECONDS = 10.0
 #: So many idle pools are looked at at the same time.
-_IDLE_AT_ONCE = 5
+_IDLE_AT_ONCE = 10
 #: So many faults of the catalogue happen at the same time: nearly all of it is waiting.
 _FAULTS_AT_ONCE = 3
 
@@ -40,9 +40,13 @@ def _of_each(method: str) -> Iterator[tuple[Contestant, str]]:
 
 
 def _ask(contestant: Contestant, method: str, figure: str, repeat: int) -> list[dict[str, Any]]:
-    bound = repeat * (probing.BOUND + _START_SECONDS)
-    answers = probing.ask("figure", contestant.name, method, figure, repeat, bound=bound)
-    return answers or [{"instead": f"hangs (> {bound:g} s)"}]
+    answers: list[dict[str, Any]] = []
+    while len(answers) < repeat and (not answers or "value" in answers[-1]):
+        left = repeat - len(answers)
+        bound = left * (probing.BOUND + _START_SECONDS)
+        more = probing.ask("figure", contestant.name, method, figure, left, bound=bound)
+        answers += more or [{"instead": f"hangs (> {bound:g} s)"}]
+    return answers
 
 
 def _deaths(repeat: int) -> Iterator[Row]:

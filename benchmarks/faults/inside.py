@@ -6,6 +6,7 @@ An answer has `value` (seconds, or what the probe says), or `instead`: what happ
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from .probing import BOUND, Hangs, Notes, answer, noting
 #: In seconds.
 TASK_TIMEOUT = 0.3
 #: In bytes.
-MEMORY_LIMIT = 400_000_000
+MEMORY_LIMIT = 300_000_000
 _ROUND_TRIP_PAUSE = 0.005
 
 #: How a pool of so many workers is opened, and where its tasks leave their notes.
@@ -156,6 +157,9 @@ def run(figure: str, contestant: Contestant, method: str, repeat: int) -> None:
             except _Otherwise as other:
                 answer(instead=str(other))
                 break
+        # Where that hangs, this program is ended, and another one goes on with the rest.
+        signal.setitimer(signal.ITIMER_REAL, BOUND)
         for pool in pools:
             pool.end()
+        signal.setitimer(signal.ITIMER_REAL, 0)
     os._exit(0)  # what hangs does so at its end, too
