@@ -394,7 +394,7 @@ def test_nothing_outlives_the_parent(how: signal.Signals, start_method: str, own
     """Busy behind each face at once, and idle; with what the tasks have started."""
     owner = own("busy", start_method)
     left = owner.families("map", "imap", "apply", "pool_imap", "pool_map") | owner.tree()
-    assert len(left) >= 5 * 3 + 1
+    assert len(left) >= 5 * 4 + 1
     owner.process.send_signal(how)
     assert owner.process.wait(20) == ENDS[how]
     gone(left)

@@ -8,14 +8,21 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import tasks
 
 import parallelkit
-from faults import checks
 from parallelkit import Failure, WorkerDiedError
+
+
+def appears(path: Path) -> Path:
+    """Wait until a file is there. As in `checks`, which takes a fresh interpreter long to import."""
+    while not path.exists():
+        time.sleep(0.002)
+    return path
 
 
 def announce(folder: str, x: int) -> None:
@@ -29,7 +36,7 @@ def announce(folder: str, x: int) -> None:
 
 def pid_of(folder: str, x: int) -> int:
     """The process that item `x` runs in, once it does."""
-    return int(checks.appears(Path(folder, f"pid-{x}")).read_text())
+    return int(appears(Path(folder, f"pid-{x}")).read_text())
 
 
 def strike(folder: str, victims: tuple[int, ...], striker: int, x: int) -> int:
@@ -61,7 +68,7 @@ def large_result_when_told(folder: str, size: int, large: int, x: int) -> Any:
     announce(folder, x)
     if x != large:
         return x
-    checks.appears(Path(folder, "told"))
+    appears(Path(folder, "told"))
     return bytes(size)
 
 
@@ -107,7 +114,7 @@ def with_child(folder: str, x: int) -> int:
             Path(folder, "child.new").rename(Path(folder, "child"))
             return child.wait()
     if x == 1:
-        os.kill(int(checks.appears(Path(folder, "child")).read_text()), signal.SIGKILL)
+        os.kill(int(appears(Path(folder, "child")).read_text()), signal.SIGKILL)
     return x
 
 
@@ -124,12 +131,15 @@ def with_pool(method: str, folder: str, x: int) -> list[int]:
 
 
 def leave_family(folder: str, x: str, *, stubborn: bool = False) -> None:
-    """Start a program in the same group and a copy in a session of its own; then never return.
+    """Start a program in the same group, a copy in a session of its own, and an orphan; then never return.
 
-    Both ignore what can be ignored, and so does the worker where it is `stubborn`. Their ids, and the
-    worker's own, come up in the file `family-x`.
+    All ignore what can be ignored, and so does the worker where it is `stubborn`. Their ids, and first
+    the worker's own, come up in the file `family-x`.
     """
-    program = subprocess.Popen(["sh", "-c", "trap '' TERM INT HUP; exec sleep 3600"])
+    ignore = "trap '' TERM INT HUP"
+    program = subprocess.Popen(["sh", "-c", f"{ignore}; exec sleep 3600"])
+    shell = ["sh", "-c", f"{ignore}; setsid sleep 3600 > /dev/null 2>&1 & echo $!"]
+    orphan = subprocess.check_output(shell, text=True).strip()
     copy = os.fork()
     if not copy:
         os.setsid()
@@ -137,11 +147,11 @@ def leave_family(folder: str, x: str, *, stubborn: bool = False) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     if copy:
         family = Path(folder, f"family-{x}")
-        family.with_suffix(".new").write_text(f"{os.getpid()} {program.pid} {copy}")
+        family.with_suffix(".new").write_text(f"{os.getpid()} {program.pid} {copy} {orphan}")
         family.with_suffix(".new").rename(family)
     tasks.wait_for_ever()
 
 
 def family(folder: str | Path, x: str) -> set[int]:
     """The processes of `leave_family`, once they are all there."""
-    return {int(pid) for pid in checks.appears(Path(folder, f"family-{x}")).read_text().split()}
+    return {int(pid) for pid in appears(Path(folder, f"family-{x}")).read_text().split()}
