@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = "$(VENV)/bin"
 STAMP = $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typing bench conformance soak-locks soak-queues ci clean
+.PHONY: help demo test lint typing bench faults conformance soak-locks soak-queues ci clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ typing: $(STAMP) ## check the types, with mypy and pyright
 
 bench: $(STAMP) ## measure against multiprocessing and concurrent.futures
 	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-only $(or $(ARGS),benchmarks)
+
+faults: $(STAMP) ## measure what faults cost, with the rivals, and write docs/faults.md (20 minutes)
+	cd benchmarks && "$(abspath $(VENV))/bin/python" -m faults $(or $(ARGS),--write ../docs/faults.md)
 
 conformance: $(STAMP) ## run CPython's own tests of multiprocessing, and write docs/conformance.md
 	cd tests && "$(abspath $(VENV))/bin/python" -m conformance.harness --write

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +101,32 @@ def test_an_item_is_worked_on_while_the_next_is_awaited(engine: Options) -> None
     for result in parallelkit.pool_imap(tasks.square, feedback(), **engine):
         results.append(result)
     assert results == [0, 1, 4, 9, 16, 25]
+
+
+def wait_for(path: str) -> str:
+    _until(lambda: os.path.exists(path))
+    return path
+
+
+def test_who_has_taken_a_result_is_not_one_to_whom_the_driving_is_passed(tmp_path: Path) -> None:
+    """The stream's feeder sleeps where its caller slept, and does not drive."""
+
+    def late() -> Iterator[int]:  # so that the caller sleeps first, and is the first to wake up
+        for number in itertools.count():
+            _until(lambda: driver._waiting or over)
+            yield number
+
+    over: list[bool] = []
+    with parallelkit.Pool(2, start_method="fork") as pool:
+        driver = pool._driver
+        other = threading.Thread(target=pool.apply, args=(wait_for, (str(tmp_path / "over"),)))
+        other.start()
+        _until(lambda: driver._driving == other.ident)
+        with pool.imap(tasks.square, late(), buffersize=1) as stream:
+            for number in range(200):
+                assert next(stream) == number * number
+                assert stream._call not in driver._waiting
+            over.append(True)
+        (tmp_path / "over").touch()
+        other.join(30)
+        assert not other.is_alive()

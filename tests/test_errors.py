@@ -24,6 +24,7 @@ from parallelkit.errors import (
     ResultError,
     SerializationError,
     TaskTimeoutError,
+    UnreadableError,
     WorkerDiedError,
     WorkerInitError,
 )
@@ -42,6 +43,7 @@ def _examples() -> list[tuple[ParallelKitError, dict[str, Any]]]:
         (WorkerInitError, {"starts": 3}),
         (SerializationError, {"what": "item", "path": "item[0]", "reason": "TypeError: no", "index": 2}),
         (ResultError, {"path": "result.lock", "reason": "TypeError: no", "exc": "E()", "value": "<R>"}),
+        (UnreadableError, {"what": "call", "path": "call", "reason": "TypeError: no"}),
         (RemoteError, {"type_name": "m.E", "text": "t", "traceback": "T"}),
     ]
     fields = [(cls(**given), {k: v for k, v in given.items() if k != "text"}) for cls, given in made]
@@ -107,6 +109,7 @@ def test_travels_with_its_cause_and_notes(example: tuple[ParallelKitError, dict[
         (WorkerInitError, (BrokenProcessPool,)),
         (SerializationError, (pickle.PicklingError, pickle.PickleError)),
         (ResultError, (SerializationError, MaybeEncodingError, pickle.PicklingError)),
+        (UnreadableError, (SerializationError, BrokenProcessPool, pickle.PicklingError)),
         (RemoteError, (ParallelKitError,)),
         (ClosedError, (ValueError, RuntimeError)),
     ],

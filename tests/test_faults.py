@@ -128,26 +128,6 @@ def test_a_function_that_cannot_be_sent(method: str) -> None:
     assert (caught.value.what, caught.value.path) == ("function", "function.args[0]")
 
 
-def test_retries(start_method: str, counting: Counting) -> None:
-    work = functools.partial(tasks.count_and, str(counting.folder), "kill", 2)
-    outcomes = parallelkit.pool_map(work, range(4), errors="return", start_method=start_method, retries=2)
-    assert [outcome.ok for outcome in outcomes] == [True, True, False, True]
-    assert counting.runs() == {"0": 1, "1": 1, "2": 3, "3": 1}
-    work = functools.partial(tasks.count_and, str(counting.folder), "raise", 12)
-    parallelkit.pool_map(work, range(10, 14), errors="return", start_method=start_method, retries=2)
-    assert counting.runs()["12"] == 1
-    work = functools.partial(tasks.count_and, str(counting.folder), "raise", 22)
-    parallelkit.pool_map(
-        work, [22], errors="return", start_method=start_method, retries=2, retry_on=ValueError
-    )
-    assert counting.runs()["22"] == 3
-
-
-def test_many_deaths_in_a_row() -> None:
-    outcomes = parallelkit.pool_map(tasks.happen, ["exit 7"] * 60, errors="return", start_method="fork")
-    assert all(isinstance(o, Failure) and isinstance(o.exception, WorkerDiedError) for o in outcomes)
-
-
 def test_what_a_task_started_ends_with_it(start_method: str, tmp_path: Path) -> None:
     with pytest.raises(parallelkit.TaskTimeoutError):
         parallelkit.pool_map(tasks.start_child, [str(tmp_path)], task_timeout=2.0, start_method=start_method)

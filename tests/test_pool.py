@@ -216,30 +216,6 @@ def test_errors_is_an_option_of_each_call_for_many_items(engine: Options) -> Non
             pool.map_async(tasks.fail_on_odd, range(4), errors="group").get()
 
 
-def test_many_threads_use_one_pool(start_method: str) -> None:
-    with Pool(2, start_method=start_method) as pool:
-        answers: list[list[int]] = [[] for _ in range(20)]
-
-        def ask(number: int) -> None:
-            for _ in range(5):
-                answers[number] += pool.map(tasks.square, range(number))
-
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert answers == [[x * x for x in range(number)] * 5 for number in range(20)]
-
-
-def nested(x: int) -> list[int]:
-    return parallelkit.pool_map(tasks.square, range(x), max_workers=2)
-
-
-def test_pools_in_pools(start_method: str) -> None:
-    assert parallelkit.pool_map(nested, [2, 3], start_method=start_method) == [[0, 1], [0, 1, 4]]
-
-
 def test_a_pool_that_was_never_closed() -> None:
     pool = Pool(2)
     pool.map(tasks.square, range(3))

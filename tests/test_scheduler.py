@@ -379,3 +379,52 @@ def test_starts_that_always_fail_end_all_calls() -> None:
     assert isinstance(machine.broken, WorkerInitError)
     assert isinstance(machine.broken.__cause__, ZeroDivisionError)
     assert machine.jobs == 0
+
+
+def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool() -> None:
+    machine = s.Scheduler(1)
+    for _ in range(2):
+        machine.submit(s.JobSpec(size=2, at_hand=True), 0.0)
+        finished: list[s.Finish] = []
+        starts = 0
+        while not finished:
+            commands = machine.commands()
+            finished = [c for c in commands if isinstance(c, s.Finish)]
+            for start in (c for c in commands if isinstance(c, s.StartWorker)):
+                starts += 1
+                machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), 0.1)
+        assert starts == 3
+        assert isinstance(finished[0].exception, WorkerInitError)
+        assert isinstance(finished[0].exception.__cause__, OSError)
+    assert machine.broken is None
+
+
+def test_an_item_that_no_worker_survives_receiving_is_given_up() -> None:
+    machine = s.Scheduler(1)
+    machine.submit(s.JobSpec(size=3, at_hand=True, chunksize=3, stop_on_failure=False), 0.0)
+    failed: dict[int, BaseException] = {}
+    done: set[int] = set()
+    deaths = 0
+    while len(done) + len(failed) < 3:
+        commands = machine.commands()
+        for command in commands:
+            if isinstance(command, s.StartWorker):
+                machine.handle(s.WorkerReady(command.worker), 0.0)
+            elif isinstance(command, s.Deliver):
+                assert len(command.values) == 1
+                if command.failures:
+                    failed[command.start] = command.failures[0]
+                else:
+                    done.add(command.start)
+            elif isinstance(command, s.RunChunk):
+                chunk = command.chunk
+                if chunk.start <= 1 < chunk.stop:
+                    deaths += 1
+                    death = s.Death(9, 1, None, s.Place(0, s.LOADING, 0.0))
+                    machine.handle(s.WorkerDied(command.worker, death), 0.0)
+                else:
+                    machine.handle(s.Results(command.worker, chunk.id, 0, [None], None, 0.1), 0.0)
+    assert list(failed) == [1]
+    assert isinstance(failed[1], WorkerDiedError)
+    assert (failed[1].index, failed[1].started) == (1, False)
+    assert deaths == 6  # three of the whole chunk, three of the item alone

@@ -357,6 +357,15 @@ def test_signal_tree(grow: Any) -> None:
     _until(lambda: tree.left() == [])
 
 
+def test_sigterm_reaches_who_is_stopped() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    process.send_signal(signal.SIGSTOP)
+    _until(lambda: resources.is_stopped(process.pid))
+    assert termination.signal_tree(process.pid, signal.SIGTERM) == [process.pid]
+    assert process.wait(20) == -signal.SIGTERM
+    assert not resources.is_stopped(process.pid)
+
+
 def test_signal_tree_tells_each_once(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, time\n"

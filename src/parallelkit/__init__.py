@@ -9,8 +9,8 @@ The rooms of this house, from the top; each imports only from those below it:
 
 ======================================= ==============================================================
 context                                 all of multiprocessing's names, bound to a start method
-mapping, pool                           the faces: a call and done; a pool that calls are handed to
-results                                 what becomes of a pool's calls
+mapping, pool, executor                 the faces: a call and done; a pool, an executor for calls
+results, futures                        what becomes of a pool's calls, and of an executor's
 gathering, iteration                    what becomes of outcomes: a list, or one by one
 driver                                  one scheduler, one crew, and the threads that wait for them
 options                                 the options of the calls, and what is refused
@@ -71,9 +71,11 @@ if TYPE_CHECKING:
         ResultError,
         SerializationError,
         TaskTimeoutError,
+        UnreadableError,
         WorkerDiedError,
         WorkerInitError,
     )
+    from .executor import ProcessPoolExecutor
     from .iteration import ResultIterator
     from .mapping import pool_imap, pool_map, pool_starmap
     from .outcomes import Failure, Outcome, Success
@@ -98,8 +100,9 @@ _HOMES = {
     "engines": "Engine using",
     "errors": (
         "AbandonedError CallTimeoutError ClosedError MemoryLimitError ParallelKitError RemoteError "
-        "ResultError SerializationError TaskTimeoutError WorkerDiedError WorkerInitError"
+        "ResultError SerializationError TaskTimeoutError UnreadableError WorkerDiedError WorkerInitError"
     ),
+    "executor": "ProcessPoolExecutor",
     "iteration": "ResultIterator",
     "mapping": "pool_imap pool_map pool_starmap",
     "outcomes": "Failure Outcome Success",
@@ -159,6 +162,7 @@ __all__ = [
     "Process",
     "ProcessDiedError",
     "ProcessError",
+    "ProcessPoolExecutor",
     "Queue",
     "RLock",
     "RawArray",
@@ -173,6 +177,7 @@ __all__ = [
     "Success",
     "TaskTimeoutError",
     "TimeoutError",
+    "UnreadableError",
     "Value",
     "WorkerDiedError",
     "WorkerInitError",

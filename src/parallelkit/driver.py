@@ -19,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import threading
@@ -46,6 +47,7 @@ from .scheduler import (
     Hasten,
     InputFailed,
     ItemsReady,
+    JobFailed,
     JobSpec,
     Kill,
     Measure,
@@ -133,7 +135,7 @@ class Driver:
         self._outgoing: deque[Call] = deque()
         self._driving: int | None = None  # the thread that does
         self._sleeps_until: float | None = None
-        self._waiting: dict[Call, None] = {}  # calls that threads wait for without driving
+        self._waiting: dict[Call, int] = {}  # how many threads wait for a call without driving
         self._service: threading.Thread | None = None
         self._feeders: list[threading.Thread] = []
         self._service_news = threading.Condition(cast(threading.Lock, self._lock))
@@ -141,6 +143,8 @@ class Driver:
         self._ended = threading.Condition(cast(threading.Lock, self._lock))
         self._enders = 0  # threads that sleep on `_ended`
         self._closed = False
+        self._refusing = False
+        self._handing = 0  # threads that hand out outcomes
         self._torn: BaseException | None = None  # what ended all this in the midst of a step
         self._owner = os.getpid()
         _live.add(self)
@@ -155,6 +159,26 @@ class Driver:
     def closed(self) -> bool:
         """Whether all is over here, or belongs to another process."""
         return self._closed or os.getpid() != self._owner
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a new call would be taken."""
+        return not (self._closed or self._refusing or os.getpid() != self._owner)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether there is a service thread."""
+        return self._service is not None
+
+    @property
+    def broken(self) -> BaseException | None:
+        """Why no worker can be started."""
+        return self._scheduler.broken
+
+    @property
+    def start_method(self) -> str | None:
+        """The start method in use; None where the engine starts no processes."""
+        return getattr(self._crew, "start_method", None)
 
     @property
     def inherited(self) -> bool:
@@ -196,7 +220,7 @@ class Driver:
 
     def _begin(self, call: Call, spec: JobSpec) -> None:
         with self._lock:
-            if self._closed:
+            if self._closed or self._refusing:
                 raise ClosedError("the pool is closed") from self._torn
             call.id = self._scheduler.submit(spec, time.monotonic())
             self._calls[call.id] = call
@@ -204,6 +228,22 @@ class Driver:
             self._carry_out()
             self._hand_out()
             self._notice()
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that have not come to their end."""
+        with self._lock:
+            return list(self._calls.values())
+
+    def is_running(self, call: Call) -> bool:
+        """Whether a worker has been given something of the call."""
+        with self._lock:
+            return self._scheduler.is_held(call.id)
+
+    def refuse_calls(self) -> None:
+        """Take no more calls."""
+        with self._lock:
+            self._refusing = True
 
     def prestart(self) -> None:
         """Start all workers now."""
@@ -243,6 +283,22 @@ class Driver:
     def cancel(self, call: Call, exception: BaseException | None = None) -> None:
         """End a call and what runs of it; returns at once."""
         self._tell(Cancel(call.id, exception))
+        with self._lock:  # who waits may have seen enough, though the call ends with its processes only
+            call.news.notify_all()
+            if self._driving is not None and not self._closed:
+                self._crew.wake()
+
+    def take_back(self, make_error: Callable[[], BaseException]) -> None:
+        """End what has not begun: calls as a whole, and the rest of those of many items."""
+        with self._lock:
+            if self._closed:
+                return
+            for call in list(self._calls.values()):
+                if call.size != 1 or not self._scheduler.is_held(call.id):
+                    self._scheduler.handle(JobFailed(call.id, make_error()), time.monotonic())
+            self._carry_out()
+            self._hand_out()
+            self._notice()
 
     def consumed(self, call: Call, count: int) -> None:
         """The caller took results of a streaming call."""
@@ -268,15 +324,16 @@ class Driver:
         if self._may_drive():
             self._turn(deadline)
             return True
-        self._waiting[call] = None
+        self._waiting[call] = self._waiting.get(call, 0) + 1
         call.waiting += 1
         try:
             self._lock.sleep(call.news, _left(deadline))
         finally:
             self._lock.regain()
             call.waiting -= 1
-            if not call.waiting:
-                self._waiting.pop(call, None)
+            self._waiting[call] -= 1
+            if not self._waiting[call]:  # `call.waiting` counts a feeder, too, who does not drive
+                del self._waiting[call]
         return True
 
     def _may_drive(self) -> bool:
@@ -362,6 +419,7 @@ class Driver:
             if call.delivering:
                 continue  # rule 2: the thread that is at it will see them
             call.delivering = True
+            self._handing += 1
             try:
                 with self._lock.lent():
                     while call.pending:
@@ -371,6 +429,9 @@ class Driver:
             finally:
                 self._lock.regain()
                 call.delivering = False
+                self._handing -= 1
+                if self._enders:
+                    self._ended.notify_all()
                 if call.pending:  # user code was interrupted; the rest is for whoever comes next
                     self._outgoing.append(call)
                 if call.waiting:
@@ -454,12 +515,35 @@ class Driver:
             if self._closed:
                 return
             if call is not None and call.source is not None:
-                self._feeders = [thread for thread in self._feeders if thread.is_alive()]
-                self._feeders.append(start_shielded(self.feed, (call,), "parallelkit-feeder"))
+                self._start_feeder(call)
             if self._service is None:
-                self._service = start_shielded(self._serve, (), "parallelkit-service")
+                self._start_service()
             elif self._service_sleeps:
                 self._service_news.notify_all()
+
+    def _start_service(self) -> None:
+        work = self._serve, self._start_service
+        self._service = start_shielded(self._hold_out, work, "parallelkit-service")
+
+    def _start_feeder(self, call: Call) -> None:
+        work = functools.partial(self.feed, call), functools.partial(self._start_feeder, call)
+        self._feeders = [thread for thread in self._feeders if thread.is_alive()]
+        self._feeders.append(start_shielded(self._hold_out, work, "parallelkit-feeder"))
+
+    def _hold_out(self, work: Callable[[], None], begin_again: Callable[[], None]) -> None:
+        """The life of a thread of ours: where it is struck, another takes over, or all ends.
+
+        SystemExit and its like come from outside (`PyThreadState_SetAsyncExc`) and mean this thread alone.
+        """
+        try:
+            work()
+        except BaseException as error:
+            with self._lock:
+                if isinstance(error, Exception):
+                    self._tear_down(error)
+                elif not self._closed:
+                    begin_again()
+            raise
 
     def _serve(self) -> None:
         with self._lock:
@@ -491,6 +575,18 @@ class Driver:
                 self._scheduler.lift_bounds(time.monotonic())
                 self._carry_out()
                 self._notice()
+
+    def hand_out(self) -> None:
+        """Wait until all outcomes that there are have been handed out, by whichever threads are at it."""
+        with self._lock:
+            self._hand_out()
+            while self._handing:
+                self._enders += 1
+                try:
+                    self._lock.sleep(self._ended, None)
+                finally:
+                    self._lock.regain()
+                    self._enders -= 1
 
     def shut_down(self, timeout: float | None = None) -> bool:
         """Let all work finish, then all workers end; False where `timeout` passes before."""
@@ -539,7 +635,7 @@ class Driver:
         if self._may_enter():
             self.terminate()
         else:
-            self._in_background(self.terminate)
+            self.in_background(self.terminate)
 
     def discard_call(self, call: Call) -> None:
         """Cancel, called by the garbage collector."""
@@ -548,7 +644,7 @@ class Driver:
         if self._may_enter():
             self.cancel(call)
         else:
-            self._in_background(lambda: self.cancel(call))
+            self.in_background(lambda: self.cancel(call))
 
     def _may_enter(self) -> bool:
         if self._driving == threading.get_ident() or self._lock.mine:
@@ -558,7 +654,8 @@ class Driver:
         self._lock.release()
         return True
 
-    def _in_background(self, function: Callable[[], None]) -> None:
+    def in_background(self, function: Callable[[], None]) -> None:
+        """Do what may take some time, without waiting for it."""
         try:
             threading.Thread(target=function, name="parallelkit-discard", daemon=True).start()
         except RuntimeError:  # the interpreter is about to end

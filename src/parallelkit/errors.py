@@ -36,6 +36,7 @@ __all__ = [
     "ResultError",
     "SerializationError",
     "TaskTimeoutError",
+    "UnreadableError",
     "WorkerDiedError",
     "WorkerInitError",
 ]
@@ -261,6 +262,18 @@ def _cure(what: str, reason: str) -> str:
     if what == "result":
         return ". Return plain data, or only what is needed of it"
     return ". Send what it can be made from, and make it in the worker"
+
+
+class UnreadableError(SerializationError, BrokenProcessPool):
+    """The arguments or the result of a task of a `ProcessPoolExecutor` were sent and could not be read.
+
+    A `concurrent.futures.process.BrokenProcessPool`, too, as that is what the standard library makes of it,
+    for all tasks; here it is the one task, and the executor goes on. The fields are those of
+    `SerializationError`.
+    """
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class RemoteError(ParallelKitError):

@@ -11,8 +11,19 @@ from .engines import Style, Work
 from .errors import SerializationError
 
 _numbers = itertools.count(1)
-#: Writes an item into a note: shortened, as it may be large, but a path stays whole.
-_short = reprlib.Repr()
+
+
+class _Short(reprlib.Repr):
+    """Writes an item into a note: shortened, as it may be large, but a path stays whole."""
+
+    def repr_bytes(self, item: bytes, level: int) -> str:
+        # Cut off first: all of it would take four times the memory.
+        return self.repr_instance(item[: self.maxother], level)
+
+    repr_bytearray = repr_bytes
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = _short.maxlong = 160
 
 

@@ -191,18 +191,36 @@ def is_alive(pid: int) -> bool:
 
 
 def _is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+    fields = _stat(pid)
+    if fields is not None:
         # A zombie with several threads is a process whose main thread alone has ended.
-        return fields[0] not in (b"Z", b"X") or int(fields[17]) > 1
-    except (FileNotFoundError, ProcessLookupError):
-        if os.path.isdir("/proc/self"):
-            return False
+        return bool(fields) and (fields[0] not in (b"Z", b"X") or int(fields[17]) > 1)
     import psutil
 
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """What /proc tells of a process, behind its name; nothing of one that is gone; None without /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return [] if os.path.isdir("/proc/self") else None
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by SIGSTOP or its like, and waits for SIGCONT."""
+    fields = _stat(pid)
+    if fields is not None:
+        return fields[:1] == [b"T"]
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     except psutil.Error:
         return False
 
@@ -212,12 +230,9 @@ def start_time(pid: int) -> float | None:
 
     With its number this tells one process from a later one that was given the same number.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return float(file.read().rpartition(b")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        if os.path.isdir("/proc/self"):
-            return None
+    fields = _stat(pid)
+    if fields is not None:
+        return float(fields[19]) if fields else None
     import psutil
 
     try:

@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
@@ -19,8 +19,13 @@ from .errors import ResultError, SerializationError
 from .rebuilding import text_of
 
 
-def loads(data: Buffer, buffers: Iterable[Any] = ()) -> Any:
-    """The object that `dumps` was given; `buffers` are those that travelled beside the pickle."""
+def loads(data: Buffer | None, buffers: Collection[Any] = ()) -> Any:
+    """The object that `dumps` was given; `buffers` are those that travelled beside the pickle.
+
+    MemoryError where one of them is None, as there was no memory for it when it arrived.
+    """
+    if data is None or None in buffers:
+        raise MemoryError("there was no memory for it where it arrived")
     return pickle.loads(data, buffers=buffers)
 
 

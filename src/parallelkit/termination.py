@@ -230,8 +230,9 @@ def signal_tree(pid: int, signum: int, known: Iterable[int] = ()) -> list[int]:
 
     `known` are more processes, with their descendants, such as this function has returned before: by the
     second signal, some may have lost the parent by which they could be found. A `Pid` is not mistaken
-    for a later process with the same id. SIGKILL is sent until no new descendant shows up. Returns
-    who got the signal, as `Pid`s; processes of other users are passed over.
+    for a later process with the same id. SIGKILL is sent until no new descendant shows up, and SIGTERM
+    with SIGCONT to who is stopped. Returns who got the signal, as `Pid`s; processes of other users are
+    passed over.
     """
     _check(pid)
     seen: set[int] = set()
@@ -251,10 +252,20 @@ def signal_tree(pid: int, signum: int, known: Iterable[int] = ()) -> list[int]:
                 if not once:
                     _send(each, signum)
                 told.append(each)
+        if signum == signal.SIGTERM:
+            _wake(told)
         if signum != signal.SIGKILL:
             break
         found = [new for new in _trees(seen) if new not in seen]
     return told
+
+
+def _wake(pids: Iterable[int]) -> None:
+    """Let stopped processes go on: until then they do not get their signals."""
+    for pid in pids:
+        if resources.is_stopped(pid):
+            with contextlib.suppress(PermissionError):
+                _send(pid, signal.SIGCONT)
 
 
 def _trees(pids: Iterable[int]) -> list[int]:

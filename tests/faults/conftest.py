@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("faults.checks")
 
 from faults.faces import FACES, Face, Outcomes  # noqa: E402 - behind what is to be done first
+from faults.owners import Owner  # noqa: E402
 
 
 @pytest.fixture(params=FACES)
@@ -20,3 +22,16 @@ def face(request: pytest.FixtureRequest) -> Face:
 def served(face: Face, start_method: str) -> Callable[..., AbstractContextManager[Outcomes]]:
     """Each face with each start method: `with served(max_workers=2) as outcomes: ...`."""
     return functools.partial(face, start_method)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
+    owners: list[Owner] = []
+
+    def own(what: str, start_method: str) -> Owner:
+        owners.append(Owner(what, start_method, tmp_path))
+        return owners[-1]
+
+    yield own
+    for owner in owners:
+        owner.close()

@@ -172,7 +172,7 @@ class _ThreadCrew:
             member.thread.start()
         except RuntimeError as error:
             member.abandoned = True
-            self._posted.put((member, StartFailed(worker, error)))
+            self._posted.put((member, StartFailed(worker, error, no_room=True)))
 
     def run(self, worker: int, chunk: Chunk) -> None:
         member = self._members.get(worker)

@@ -61,6 +61,7 @@ class Job:
         "spec",
         "stopping",
         "unbounded",
+        "unread",
     )
 
     def __init__(self, id: int, spec: JobSpec) -> None:
@@ -77,6 +78,7 @@ class Job:
         self.delivered: int = 0  # in order: the next item to hand out
         self.consumed: int = 0
         self.attempts: dict[int, int] = {}
+        self.unread: dict[int, int] = {}  # deaths before a chunk was read, by its first item
         self.seconds_each: float | None = None
         self.bytes_each: float = 0.0
         self.input_error: BaseException | None = None

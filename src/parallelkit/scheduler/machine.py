@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import (
@@ -32,6 +32,8 @@ PEEK_SECONDS = (0.05, 1.0)
 START_PAUSE_SECONDS = 0.25
 #: So many starts in a row may fail before there is no hope left.
 START_ATTEMPTS = 3
+#: So many workers in a row may die before they have read the chunk that they were given.
+READ_ATTEMPTS = 3
 #: Memory is looked at again when it could have grown to the limit at so many bytes a second.
 MEMORY_GROWTH = 1 << 30
 MEMORY_SECONDS = (0.01, 0.25)
@@ -155,6 +157,10 @@ class Scheduler:
         """How many calls have not come to their end, or still run in a worker."""
         return len(self._jobs)
 
+    def is_held(self, job: int) -> bool:
+        """Whether a worker has been given something of a call that it has not given back."""
+        return job in self._jobs and self._jobs[job].held > 0
+
     @property
     def workers(self) -> int:
         """How many workers there are, those that are ending included."""
@@ -243,7 +249,7 @@ class Scheduler:
         return None
 
     def _start_worker(self) -> Worker:
-        worker = self._roster.add()
+        worker = self._roster.add(self._failed_starts)
         self.counters.started += 1
         self._out.append(m.StartWorker(worker.id))
         return worker
@@ -627,9 +633,9 @@ class Scheduler:
         self._roster.remove(worker)
         for chunk in list(worker.chunks):
             self._take_back(worker, chunk, chunk.start)
-        self._count_failed_start(event.exception)
+        self._count_failed_start(event.exception, no_room=event.no_room)
 
-    def _count_failed_start(self, cause: BaseException) -> None:
+    def _count_failed_start(self, cause: BaseException, *, no_room: bool = False) -> None:
         self._failed_starts += 1
         if self._failed_starts < START_ATTEMPTS:
             return
@@ -638,25 +644,49 @@ class Scheduler:
             self._pausing = True
             self._timers.set(("start", 0), self._now + START_PAUSE_SECONDS)
             return
-        if self.broken is None:
-            self.broken = WorkerInitError(starts=self._failed_starts)
-            self.broken.__cause__ = cause
-            self._out.append(m.Broken(self.broken))
-            self.end_all(self.broken, self._now)
-            self.kill_workers(self._now)
+        if self.broken is not None:
+            return
+        error = WorkerInitError(starts=self._failed_starts)
+        error.__cause__ = cause
+        if no_room:
+            # It may have room again for the calls that follow.
+            self._failed_starts = 0
+            self.end_all(error, self._now)
+            return
+        self.broken = error
+        self._out.append(m.Broken(error))
+        self.end_all(error, self._now)
+        self.kill_workers(self._now)
 
     def _on_died(self, event: m.WorkerDied) -> None:
         worker, death = self._roster.all[event.worker], event.death
         starting = worker.state is State.STARTING
         expected = worker.state in (State.STOPPING, State.DYING)
+        if worker.state is State.READY and worker.chunks:
+            death = self._blame_reading(worker.chunks[0], death)
         self._roster.remove(worker)
         for kind in ("kill", "stop", "task", "memory", "peek"):
             self._timers.forget((kind, worker.id))
         self.counters.lost += not expected
         for chunk in list(worker.chunks):
             self._bury(worker, chunk, death)
-        if starting:
+        if starting and worker.attempt >= self._failed_starts:
+            # Of several that were under way together, one counts: what killed them may have been the same.
             self._count_failed_start(self._died(None, death, started=False))
+
+    def _blame_reading(self, chunk: m.Chunk, death: m.Death) -> m.Death:
+        """Whether a death between two chunks is that of receiving the second, too large for the memory there.
+
+        It may be any death, so the chunk goes out again, for so many times.
+        """
+        if death.place is None or chunk.id <= death.place.chunk:
+            return death
+        unread = self._jobs[chunk.job].unread
+        unread[chunk.start] = unread.get(chunk.start, 0) + 1
+        if unread[chunk.start] < READ_ATTEMPTS:
+            return death
+        del unread[chunk.start]
+        return replace(death, place=m.Place(chunk.id, m.LOADING, 0.0))
 
     def _bury(self, worker: Worker, chunk: m.Chunk, death: m.Death) -> None:
         """Settle what a dead worker leaves of one chunk."""

@@ -139,10 +139,14 @@ class WorkerReady:
 
 @dataclass(slots=True)
 class StartFailed:
-    """A worker could not be started, or its initializer raised."""
+    """A worker could not be started, or its initializer raised.
+
+    `no_room`: the system would not have one more (descriptors, processes, memory), which may pass.
+    """
 
     worker: int
     exception: BaseException
+    no_room: bool = False
 
 
 @dataclass(slots=True)

@@ -34,10 +34,11 @@ class Verdict(NamedTuple):
 class Worker:
     """The scheduler's picture of one worker."""
 
-    __slots__ = ("assigned", "chunks", "id", "pause", "state", "verdict")
+    __slots__ = ("assigned", "attempt", "chunks", "id", "pause", "state", "verdict")
 
-    def __init__(self, id: int) -> None:
+    def __init__(self, id: int, attempt: int = 0) -> None:
         self.id: int = id
+        self.attempt: int = attempt  # how many starts in a row had failed when it was started
         self.state: State = State.STARTING
         self.chunks: deque[Chunk] = deque()
         self.assigned: int = 0  # items that it was ever given
@@ -70,9 +71,9 @@ class Roster:
     def __iter__(self) -> Iterator[Worker]:
         return iter(list(self.all.values()))
 
-    def add(self) -> Worker:
-        """A new worker, which is free."""
-        worker = Worker(self._next)
+    def add(self, attempt: int = 0) -> Worker:
+        """A new worker, which is free; so many starts in a row have failed before."""
+        worker = Worker(self._next, attempt)
         self._next += 1
         self.all[worker.id] = worker
         self.idle[worker.id] = worker

@@ -11,6 +11,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import select
 import selectors
 import signal
 import socket
@@ -199,8 +200,6 @@ class ProcessCrew:
             undo.pop_all()
         theirs.close()
         page.close_file()
-        if not say_ready:
-            self._events.append(WorkerReady(worker))
 
     def _give_up(self, member: _Member) -> None:
         """End a worker that has been started and cannot be watched."""
@@ -405,8 +404,7 @@ class ProcessCrew:
         self._take_entries(member, *member.page.unsent())
         place = member.page.place()
         termination.kill_group(member.pid)  # before its id can be given to another process
-        member.process.join(_REAP_SECONDS)
-        code = member.process.exitcode
+        code = self._reap(member)
         for pid in member.descendants:
             termination.signal_tree(pid, signal.SIGKILL)
         self._let_go(member)
@@ -414,9 +412,25 @@ class ProcessCrew:
             self._events.append(StartFailed(member.number, member.init_error))
             return False
         signum = -code if code is not None and code < 0 else None
+        if place is not None:  # one that says nothing at its beginning came up all the same
+            self._events.append(WorkerReady(member.number))
         death = Death(member.pid, code, signum, place)
         self._events.append(WorkerDied(member.number, death))
         return member.told_to_stop and code == 0
+
+    @staticmethod
+    def _reap(member: _Member) -> int | None:
+        """The exit code of a worker that is dead, or will be in a moment."""
+        if member.owns_notice:
+            # Not by `join`, which waits for multiprocessing's sentinel: what it started may hold that open.
+            poller = select.poll()
+            poller.register(member.exit_notice, select.POLLIN)
+            poller.poll(_REAP_SECONDS * 1000)
+        code = member.process.exitcode
+        member.process.join(
+            _REAP_SECONDS
+        )  # no wait where that is known; a fork server tells it a moment later
+        return member.process.exitcode if code is None else code
 
     def _sweep(self, dead: list[_Member]) -> None:
         """End what these have started and no parent leads to any more: found by a look at all processes."""
@@ -448,7 +462,7 @@ class ProcessCrew:
         left = list(self._members.values())
         for member in left:
             termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
-            member.process.join(_REAP_SECONDS)
+            self._reap(member)
             termination.kill_group(member.pid)
             self._let_go(member)
         self._sweep(left)

@@ -2,7 +2,8 @@
 
 ::
 
-    word 0   place     chunk << 24 | position: the item that is running (all ones: reading the items)
+    word 0   place     chunk << 24 | position: the item that is running (all ones: reading the items);
+                       0: the worker has not come up yet
     word 1   since     when that began, `time.monotonic()`, a double
     word 2   revoked   the highest chunk number that was taken back: the only word the parent writes
     word 3   logged    chunk << 24 | position of the first entry in the log
@@ -82,7 +83,7 @@ class StatusPage:
     # The parent's side
 
     def place(self) -> Place | None:
-        """Where the worker is; None: it has begun nothing yet."""
+        """Where the worker is; None: it has not come up yet."""
         word = self.words[PLACE]
         # Read after the place: it may be too young then, but never too old.
         since = self.clock[SINCE]

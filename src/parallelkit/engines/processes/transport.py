@@ -30,13 +30,16 @@ _IOV_MOST = 512
 
 
 class Frame(NamedTuple):
-    """One message; what `a` and `b` mean depends on `kind`."""
+    """One message; what `a` and `b` mean depends on `kind`.
+
+    Instead of a buffer there is None where no memory was to be had for it.
+    """
 
     kind: int
     a: int
     b: int
     body: Part
-    buffers: Sequence[bytearray]
+    buffers: Sequence[bytearray | None]
 
 
 def pack(kind: int, a: int = 0, b: int = 0, body: Part = b"", buffers: Sequence[Part] = ()) -> list[Part]:
@@ -105,15 +108,25 @@ class Receiver:
     def _begin_large(
         self, kind: int, a: int, b: int, length: int, sizes: Sequence[int], have: memoryview
     ) -> None:
-        body, *buffers = (bytearray(size) for size in (length, *sizes))
+        body = bytearray(length)
+        buffers = [_room(size) for size in sizes]
         self._frame = Frame(kind, a, b, body, buffers)
-        for part in (body, *buffers):
-            view = memoryview(part)
-            taken = min(len(view), len(have))
-            view[:taken] = have[:taken]
+        for part, size in zip((body, *buffers), (length, *sizes), strict=True):
+            taken = min(size, len(have))
+            if part is None:
+                self._drop(size - taken)
+            else:
+                view = memoryview(part)
+                view[:taken] = have[:taken]
+                if taken < size:
+                    self._filling.append(view[taken:])
             have = have[taken:]
-            if taken < len(view):
-                self._filling.append(view[taken:])
+
+    def _drop(self, size: int) -> None:
+        """Read so many bytes into a place from which nobody takes them."""
+        place = memoryview(bytearray(READ_SIZE))
+        for left in range(size, 0, -READ_SIZE):
+            self._filling.append(place[:left])
 
     def _read_on(self, frame: Frame) -> list[Frame]:
         count = self._socket.recv_into(self._filling[0])
@@ -126,6 +139,13 @@ class Receiver:
             return []
         self._frame = None
         return [frame]
+
+
+def _room(size: int) -> bytearray | None:
+    try:
+        return bytearray(size)
+    except MemoryError:
+        return None
 
 
 def _cut(data: bytes, at: int, sizes: Sequence[int]) -> list[bytearray]:

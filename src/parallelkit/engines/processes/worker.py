@@ -57,6 +57,7 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
     channel = Channel(sock, page)
     if boot.say_ready and not _initialize(boot, channel):
         return
+    page.words[PLACE] = LOADING_MARK  # of no chunk: who dies without it has never come up
     loop = Loop(channel, page, boot.works)
     try:
         loop.run()
@@ -319,7 +320,7 @@ class Loop:
 _INT_MOST = (1 << 63) - 1
 
 
-def _reading(call: Callable[[Any], Any], buffers: Sequence[bytearray]) -> Callable[[Any], Any]:
+def _reading(call: Callable[[Any], Any], buffers: Sequence[bytearray | None]) -> Callable[[Any], Any]:
     """A caller whose items are pieces, which are read one by one as they are run."""
     following = iter(buffers)
 
