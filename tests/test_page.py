@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -171,6 +172,22 @@ def test_what_a_worker_sends_is_what_its_tasks_gave(results: list[Any], copies: 
             assert (type(value), value.args) == (ValueError, ("raised",))
         else:
             assert (type(value), value) == (type(result), result)
+
+
+def test_a_death_while_results_are_sent_costs_none_of_them(
+    page: StatusPage, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the last one, behind which the place has not moved on yet."""
+    clock = itertools.count()
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(ZeroDivisionError):
+        monkeypatch.setattr(worker.Channel, "send", lambda *_: 1 // 0)
+        _run(page, ends[1], lambda item: None, 3)
+    chunk, first, entries = page.unsent()
+    assert (chunk, first, entries.count) == (7, 0, 1)
+    place = page.place()
+    assert place is not None
+    assert (place.chunk, place.position) == (7, 0)
 
 
 def test_a_page_without_work_has_no_place(page: StatusPage) -> None:

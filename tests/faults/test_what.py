@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

@@ -3,7 +3,8 @@
 ::
 
     word 0   place     chunk << 24 | position: the item that is running (all ones: reading the items);
-                       0: the worker has not come up yet
+                       0: the worker has not come up yet; with the highest bit, it has not begun, and results
+                       of what is before it are being sent
     word 1   since     when that began, `time.monotonic()`, a double
     word 2   revoked   the highest chunk number that was taken back: the only word the parent writes
     word 3   logged    chunk << 24 | position of the first entry in the log
@@ -34,6 +35,7 @@ from .entries import LOG_ENTRIES, Entries
 POSITION_BITS = 24
 _POSITION_MASK = (1 << POSITION_BITS) - 1
 LOADING_MARK = _POSITION_MASK
+BETWEEN = 1 << 63
 
 PLACE, SINCE, REVOKED, LOGGED = range(4)
 _WORDS = 64
@@ -89,6 +91,8 @@ class StatusPage:
         since = self.clock[SINCE]
         if not word:
             return None
+        if word & BETWEEN:
+            word -= BETWEEN + 1  # the last that has begun
         position = word & _POSITION_MASK
         return Place(word >> POSITION_BITS, LOADING if position == LOADING_MARK else position, since)
 
@@ -104,7 +108,7 @@ class StatusPage:
         They are whole after the worker's death. Of one that lives, they are so unless it has sent them
         meanwhile.
         """
-        place, logged = self.words[PLACE], self.words[LOGGED]
+        place, logged = self.words[PLACE] & ~BETWEEN, self.words[LOGGED]
         chunk, first = logged >> POSITION_BITS, logged & _POSITION_MASK
         position = place & _POSITION_MASK
         count = 0

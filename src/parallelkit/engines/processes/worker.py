@@ -17,7 +17,7 @@ from ... import marking, serialization, shielding, termination, tracebacks
 from ..base import Style, Work, caller, tamed
 from . import protocol as p
 from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
-from .page import LOADING_MARK, LOGGED, PLACE, POSITION_BITS, REVOKED, StatusPage
+from .page import BETWEEN, LOADING_MARK, LOGGED, PLACE, POSITION_BITS, REVOKED, StatusPage
 from .starting import restore_filters
 from .transport import Frame, Part, Receiver, pack, send_all
 
@@ -282,7 +282,9 @@ class Loop:
         channel.begin(first, now)
         for word, item in enumerate(items, word):  # noqa: B020 - goes on where it began
             if now >= flush_at or word >= full:
-                first = channel.flush(word, now)
+                if word > first:
+                    words[0] = word | BETWEEN
+                    first = channel.flush(word, now)
                 full = first + LOG_ENTRIES
                 now = monotonic()
                 flush_at = now + pause
