@@ -167,6 +167,12 @@ class Scheduler:
         while self._roster.usable < min(count, self.max_workers) and self.broken is None:
             self._start_worker()
 
+    def make_room(self, now: float) -> None:
+        """Start a worker for a task to come, if none is up and free: one that is coming up does not count."""
+        self._now = now
+        if all(worker.state is State.STARTING for worker in self._roster.idle.values()):
+            self._more_workers()
+
     def stop_workers(self, now: float) -> None:
         """Let all workers end that hold nothing."""
         self._now = now

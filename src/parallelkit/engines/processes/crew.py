@@ -446,8 +446,10 @@ class ProcessCrew:
             os.close(member.exit_notice)
         member.socket.close()
         member.page.close()
-        with contextlib.suppress(ValueError):
-            member.process.close()
+        # The process itself is not closed: who has it from `_pool` or `_processes` may join it.
+        popen: Any = getattr(member.process, "_popen", None)
+        if popen is not None and popen.returncode is not None:
+            popen.close()
         del self._members[member.number]
 
     def wake(self) -> None:
@@ -467,6 +469,7 @@ class ProcessCrew:
         self._selector.close()
         self._waker.close()
         self._woken.close()
+        self._setup, self._pickled = Setup(), None  # what the initializer was given can go
 
 
 def _pack_items(chunk: Chunk, items: list[Any], eager: int, style: Style) -> list[Part]:
