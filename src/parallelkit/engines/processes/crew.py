@@ -147,7 +147,9 @@ class ProcessCrew:
             except BaseException as error:
                 if not isinstance(error, Exception):
                     raise
-                self._events.append(StartFailed(worker, error))
+                self._events.append(
+                    StartFailed(worker, error, no_room=isinstance(error, (OSError, MemoryError)))
+                )
 
     def _choose_again(self) -> None:
         """No more forks, where nobody insisted on them and the program has started threads meanwhile."""
@@ -427,7 +429,7 @@ class ProcessCrew:
             poller.register(member.exit_notice, select.POLLIN)
             poller.poll(_REAP_SECONDS * 1000)
         code = member.process.exitcode
-        member.process.join(_REAP_SECONDS)  # no wait where that is known; a fork server tells it a moment later
+        member.process.join(_REAP_SECONDS)  # no wait where it is known; a fork server tells it a moment later
         return member.process.exitcode if code is None else code
 
     def _sweep(self, dead: list[_Member]) -> None:
@@ -507,7 +509,7 @@ def _item_piece(index: int | None, item: object) -> tuple[p.ItemPiece, list[memo
 
 
 def _read_pieces(
-    pieces: Iterable[p.ResultPiece], buffers: Iterable[bytearray]
+    pieces: Iterable[p.ResultPiece], buffers: Iterable[bytearray | None]
 ) -> tuple[list[Any], dict[int, BaseException] | None]:
     """The values of results, and the exceptions of those that failed, by their place in the list."""
     following = iter(buffers)
@@ -525,7 +527,7 @@ def _read_pieces(
                 continue
             if isinstance(piece, int):
                 data, *rest = [next(following) for _ in range(piece)]
-                values.append(loads(data, buffers=rest))
+                values.append(serialization.loads(data, rest))
                 continue
             assert isinstance(piece, tuple)
             failure = tracebacks.loads(piece[0])
