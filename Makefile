@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = "$(VENV)/bin"
 STAMP = $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typing bench faults conformance soak-locks soak-queues ci clean
+.PHONY: help demo test lint typing bench faults conformance soak soak-locks soak-queues ci clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,11 @@ conformance: $(STAMP) ## run CPython's own tests of multiprocessing, and write d
 
 KILLS = 200
 SEED = 1
+SECONDS = 600
+METHOD = fork
+
+soak: $(STAMP) ## random work and random faults on one pool, SECONDS=600 METHOD=fork SEED=1
+	$(BIN)/python tests/soak.py --seconds $(SECONDS) --seed $(SEED) --method $(METHOD)
 
 soak-locks: $(STAMP) ## kill who holds a lock, KILLS=200 times a kind, SEED=1
 	$(BIN)/python tests/soak_locks.py --kind Lock --kills $(KILLS) --seed $(SEED)
