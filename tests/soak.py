@@ -41,8 +41,6 @@ _PATIENCE = 60.0
 _REPORT_SECONDS = 30.0
 #: With so many wrong outcomes there is no point in going on.
 _WRONG_MOST = 50
-#: A worker may take so long until it is up, in seconds.
-_YOUNG_SECONDS = 3.0
 #: A task that is suspended in the midst of its first line notes its beginning that much too late, in seconds.
 _SUSPENDED_SECONDS = 5.0
 #: The parent may grow by so many bytes from the second third of the time to the last.
@@ -97,7 +95,7 @@ class Soak:
             if "cancelled" not in str(error):
                 self._complain(f"{kind.__name__}: {error!r}")
         except BaseException as error:  # noqa: BLE001, RUF100 - whatever it is, it is wrong
-            self._complain(f"{kind.__name__} raised {error!r}")
+            self._complain(f"{kind.__name__} raised {error!r} from {error.__cause__!r}")
         for number in left:
             self.notes.end(number, _SUSPENDED_SECONDS)
         self._count("call")
@@ -186,7 +184,8 @@ class Soak:
             if begun and time.monotonic() - begun[-1] < TASK_TIMEOUT - 0.1:
                 complaint = complaint or "was ended too early"
         if complaint:
-            self._complain(f"{plan[1:4]} {complaint}: {error!r} begun {begun} {options}")
+            cause = error and error.__cause__
+            self._complain(f"{plan[1:4]} {complaint}: {error!r} from {cause!r} begun {begun} {options}")
         self._count("struck from outside" if struck and plan.what not in DEATHS else plan.what)
 
     def _count(self, what: str) -> None:
@@ -227,15 +226,12 @@ class Soak:
             time.sleep(chance.choice([0.0, 0.1, 0.5, 1.0]))
 
     def _may_be_struck(self, pid: int) -> bool:
-        """Not one young worker after the other: a pool none of whose workers comes up gives up."""
-        try:
-            young = time.time() - psutil.Process(pid).create_time() < _YOUNG_SECONDS
-        except psutil.Error:
+        """Not one worker after the other that is not up yet: after three in a row a pool gives up."""
+        if self.notes.is_up(pid):
+            return True
+        if not self.notes.has_one_come_up(self._struck_young):
             return False
-        now = time.monotonic()
-        if young and now - self._struck_young < _YOUNG_SECONDS:
-            return False
-        self._struck_young = now if young else self._struck_young
+        self._struck_young = time.monotonic()
         return True
 
     def _strike(self, pid: int, how: int, chance: random.Random) -> None:

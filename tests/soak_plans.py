@@ -22,8 +22,8 @@ from parallelkit import Success, TaskTimeoutError, WorkerDiedError
 from parallelkit.errors import ResultError
 
 TASK_TIMEOUT = 1.0
-#: A note of a run: the number of the plan, and `time.monotonic` at its beginning.
-NOTE = struct.Struct("<Id")
+#: A note of a run: the number of the plan, the process, and `time.monotonic` at its beginning.
+NOTE = struct.Struct("<IId")
 _descriptors: dict[str, int] = {}
 
 
@@ -47,7 +47,7 @@ def work(plan: Plan) -> Any:
     if descriptor is None:
         path = os.path.join(plan.folder, "notes")
         descriptor = _descriptors[plan.folder] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(descriptor, NOTE.pack(plan.number, time.monotonic()))
+    os.write(descriptor, NOTE.pack(plan.number, os.getpid(), time.monotonic()))
     return _HAPPEN.get(plan.what, _other)(plan)
 
 
@@ -187,12 +187,25 @@ class Notes:
         self._lock = threading.Lock()
         self._begun: dict[int, list[float]] = {}
         self._ended: dict[int, float] = {}
+        self._up: dict[int, float] = {}
 
     def begun(self, number: int) -> list[float]:
         """When a plan was begun until now, in seconds."""
         with self._lock:
             self._read()
             return self._begun.get(number, [])
+
+    def is_up(self, pid: int) -> bool:
+        """Whether a worker has begun something."""
+        with self._lock:
+            self._read()
+            return pid in self._up
+
+    def has_one_come_up(self, since: float) -> bool:
+        """Whether a worker has begun its first item since then."""
+        with self._lock:
+            self._read()
+            return any(when > since for when in self._up.values())
 
     def end(self, number: int, grace: float = 0.0) -> None:
         """A plan has come to its end: it must not begin later than `grace` seconds from now."""
@@ -215,5 +228,6 @@ class Notes:
         data = self._file.read()
         whole = len(data) - len(data) % NOTE.size
         self._file.seek(whole - len(data), os.SEEK_CUR)
-        for number, when in NOTE.iter_unpack(data[:whole]):
+        for number, pid, when in NOTE.iter_unpack(data[:whole]):
             self._begun.setdefault(number, []).append(when)
+            self._up.setdefault(pid, when)
