@@ -5,8 +5,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN = "$(VENV)/bin"
 STAMP = $(VENV)/.installed
+# The rivals of the benchmarks, which nothing else needs.
+BENCH_STAMP = $(VENV)/.installed-bench
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typing bench faults conformance soak-locks soak-queues ci clean
+.PHONY: help demo test lint typing bench bench-quick faults conformance soak soak-locks soak-queues ci clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,10 +32,18 @@ typing: $(STAMP) ## check the types, with mypy and pyright
 	@# --verifytypes heeds no --pythonpath: it asks the python that it finds on the path where packages are.
 	PATH="$$(cd $(BIN) && pwd):$$PATH" pyright --verifytypes parallelkit --ignoreexternal
 
-bench: $(STAMP) ## measure against multiprocessing and concurrent.futures
-	$(BIN)/python -m pytest -p no:cacheprovider --benchmark-only $(or $(ARGS),benchmarks)
+RUN = .benchmarks/bench.json
+MEASURE = mkdir -p .benchmarks && $(BIN)/python -m pytest -q -p no:cacheprovider -o faulthandler_timeout=0 --benchmark-only
 
-faults: $(STAMP) ## measure what faults cost, with the rivals, and write docs/faults.md (20 minutes)
+bench: $(BENCH_STAMP) ## measure against all rivals, and write docs/benchmarks.md (15 minutes; with ARGS="-k start" a part, printed)
+	$(MEASURE) --benchmark-json=$(RUN) benchmarks $(ARGS)
+	$(BIN)/python benchmarks/report.py $(RUN) $(if $(ARGS),,--page docs/benchmarks.md)
+
+bench-quick: $(BENCH_STAMP) ## the same in 3 minutes: fewer rounds, no start method but fork; written to .benchmarks/quick.md
+	$(MEASURE) --quick --benchmark-json=.benchmarks/quick.json benchmarks/test_suite.py $(ARGS)
+	$(BIN)/python benchmarks/report.py .benchmarks/quick.json --page .benchmarks/quick.md
+
+faults: $(BENCH_STAMP) ## measure what faults cost, with the rivals, and write docs/faults.md (20 minutes)
 	cd benchmarks && "$(abspath $(VENV))/bin/python" -m faults $(or $(ARGS),--write ../docs/faults.md)
 
 conformance: $(STAMP) ## run CPython's own tests of multiprocessing, and write docs/conformance.md
@@ -41,6 +51,11 @@ conformance: $(STAMP) ## run CPython's own tests of multiprocessing, and write d
 
 KILLS = 200
 SEED = 1
+SECONDS = 600
+METHOD = fork
+
+soak: $(STAMP) ## random work and random faults on one pool, SECONDS=600 METHOD=fork SEED=1
+	$(BIN)/python tests/soak.py --seconds $(SECONDS) --seed $(SEED) --method $(METHOD)
 
 soak-locks: $(STAMP) ## kill who holds a lock, KILLS=200 times a kind, SEED=1
 	$(BIN)/python tests/soak_locks.py --kind Lock --kills $(KILLS) --seed $(SEED)
@@ -66,3 +81,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[progress,cloudpickle]" --group dev
 	@touch "$(STAMP)"
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch "$(BENCH_STAMP)"

@@ -201,6 +201,21 @@ def start_orphan(folder: str, by: str, what: str) -> None:
     happen(what)
 
 
+def start_slowly(folder: str) -> None:
+    """Start a program that has closed all and has not begun when its parent ends."""
+    import subprocess
+
+    command = [sys.executable, "-c", "import time; time.sleep(3600)"]
+
+    def wait() -> None:
+        os.closerange(3, 1024)  # also what `Popen` waits for
+        time.sleep(0.03)
+
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=wait)
+    Path(folder, "pid").write_text(str(child.pid))
+    os._exit(7)
+
+
 class RaisingTraceback(Exception):
     __traceback__ = property(lambda self: 1 / 0)  # pyright: ignore[reportAssignmentType]
 

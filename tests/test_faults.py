@@ -148,6 +148,14 @@ def test_what_left_the_session_ends_with_its_worker(
         assert pool.apply(abs, (-1,)) == 1
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_program_that_is_just_being_started_ends_with_its_worker(start_method: str, tmp_path: Path) -> None:
+    with parallelkit.Pool(1, start_method=start_method) as pool:
+        with pytest.raises(WorkerDiedError):
+            pool.apply(tasks.start_slowly, (str(tmp_path),))
+        _gone({int((tmp_path / "pid").read_text())})
+
+
 def _gone(pids: set[int], patience: float = 10.0) -> None:
     deadline = time.monotonic() + patience
     while left := {pid for pid in pids if _alive(pid)}:

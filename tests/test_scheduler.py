@@ -383,8 +383,9 @@ def test_starts_that_always_fail_end_all_calls() -> None:
 
 def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool() -> None:
     machine = s.Scheduler(1)
+    now = 0.0
     for _ in range(2):
-        machine.submit(s.JobSpec(size=2, at_hand=True), 0.0)
+        machine.submit(s.JobSpec(size=2, at_hand=True), now)
         finished: list[s.Finish] = []
         starts = 0
         while not finished:
@@ -392,7 +393,9 @@ def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool() -> Non
             finished = [c for c in commands if isinstance(c, s.Finish)]
             for start in (c for c in commands if isinstance(c, s.StartWorker)):
                 starts += 1
-                machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), 0.1)
+                machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
+            now = machine.wake_at() or now
+            machine.handle(s.Tick(), now)
         assert starts == 3
         assert isinstance(finished[0].exception, WorkerInitError)
         assert isinstance(finished[0].exception.__cause__, OSError)

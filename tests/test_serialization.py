@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import functools
+import gc
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -359,6 +361,7 @@ def test_a_lambda_can_be_sent_with_cloudpickle_only(monkeypatch: pytest.MonkeyPa
 
 MAIN = """
 import functools
+import gc
 from parallelkit.serialization import can_be_sent
 def f(x=0): return x
 class C:
@@ -396,3 +399,18 @@ def test_functions_of_main_can_be_sent_where_main_can_be_run_again(
         cwd=tmp_path,
     )
     assert done.stdout.split() == [*[str(again)] * 4, "True"]
+
+
+@pytest.mark.usefixtures("no_cloudpickle")
+def test_what_failed_is_not_kept_by_its_error() -> None:
+    holder = Holder(lock=LOCK)
+    gone = weakref.ref(holder)
+    gc.disable()
+    try:
+        for buffers in (None, []):
+            with pytest.raises(TypeError, match="pickle"):
+                serialization.dumps(holder, buffers)
+        del holder
+        assert gone() is None
+    finally:
+        gc.enable()

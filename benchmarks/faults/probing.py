@@ -113,4 +113,4 @@ def ask(*arguments: object, bound: float) -> list[dict[str, Any]]:
         # Tasks may have printed, too.
         lines = [line for line in output.read().splitlines() if line.startswith(b"{") and line.endswith(b"}")]
     answers = [json.loads(line) for line in lines]
-    return answers if not code else [*answers, {"instead": f"fails (exit code {code})"}]
+    return [*answers, {"instead": f"fails (exit code {code})"}] if code and code > 0 else answers

@@ -151,14 +151,21 @@ def end(known: dict[int, float], marks: Collection[str] = ()) -> None:
 
     To them belongs who wears one of `marks`, too.
     """
+    import time
+
     out_of_reach: set[int] = set()
     since = min((started for started in known.values() if started >= 0), default=0.0)
+    unsure = bool(marks)  # who is about to become a program cannot be seen to wear one, see `marking`
     for _ in range(_ROUNDS):
         table = snapshot()
         if not table:
             return _end_blindly(known)
         left = family(table, known) or wearing(table, marks, since)
         pids = [pid for pid in left if pid not in out_of_reach]
+        if not pids and unsure:
+            unsure = False
+            time.sleep(_ROUND_MILLISECONDS / 1000)
+            continue
         if not pids:
             return None
         for pid in pids:

@@ -245,6 +245,12 @@ class Driver:
         with self._lock:
             self._refusing = True
 
+    def make_room(self) -> None:
+        """Start a worker for a task to come, if none is up and free."""
+        with self._lock:
+            self._scheduler.make_room(time.monotonic())
+            self._carry_out()
+
     def prestart(self) -> None:
         """Start all workers now."""
         with self._lock:

@@ -237,13 +237,14 @@ class ProcessPoolExecutor(standard.Executor):
     def _prepare(self) -> None:
         """Refuse where nothing more is taken; before the first call, start what lasts."""
         driver = self._driver
-        if driver.takes_calls and driver.is_served and driver.broken is None:
-            return
-        self._check_open()
-        # By fork all at once: the fewer threads there are by then, the better.
-        if driver.start_method == "fork":
-            driver.prestart()
-        driver.serve()
+        if not (driver.takes_calls and driver.is_served and driver.broken is None):
+            self._check_open()
+            # By fork all at once: the fewer threads there are by then, the better.
+            if driver.start_method == "fork":
+                driver.prestart()
+            driver.serve()
+        if driver.workers < self._max_workers:
+            driver.make_room()
 
     def _check_open(self) -> None:
         if _ended:

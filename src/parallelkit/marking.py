@@ -11,6 +11,9 @@ one of two ways:
 Where there is no `/proc`, nothing is found, and the descendants are all that is known. Nor is a program
 found that was started with an environment of its own making, and lost its parent.
 
+There is a moment at which neither is to be seen: a copy has closed its descriptors and has not become the
+program yet. Who could be at that (it is new, and was handed to a process above this one) is looked at again.
+
 A look at all processes takes 1 ms or more for 100 of them. So it is done after a death, and not where a
 worker ends as it was told to.
 """
@@ -22,16 +25,24 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from . import termination
 from ._guardian_main import MARK_NAME, snapshot, wearing
 from .resources import Pid
 
+if TYPE_CHECKING:
+    from ._guardian_main import Table
+
 #: The marks of a process and of those above it, outermost first.
 VARIABLE = "PARALLELKIT_MARKS"
 #: Who starts others faster than they are found is given up after so many looks.
 _ROUNDS = 10
+#: Who is older, and wears no mark, is none of ours; in seconds.
+_UNSURE_SECONDS = 0.1
+_PAUSE_SECONDS = 0.002
 
 
 def new() -> str:
@@ -57,19 +68,48 @@ def find(marks: Collection[str], since: float, spared: Collection[int] = ()) -> 
 
     None of them is older than `since`, a start time.
     """
-    if not sys.platform.startswith("linux"):
-        return []
-    table = snapshot()
-    for pid in spared:
-        table.pop(pid, None)
-    return [Pid(pid, entry[4]) for pid, entry in wearing(table, marks, since).items()]
+    return _look(marks, since, spared)[0]
 
 
 def kill(marks: Collection[str], since: float, spared: Collection[int] = ()) -> None:
     """SIGKILL to who is found, with all descendants, until nobody new is; waits for none."""
     seen: set[int] = set()
-    for _ in range(_ROUNDS):
-        found = [pid for pid in find(marks, since, spared) if pid not in seen]
-        if not found:
+    rounds, deadline = 0, time.monotonic() + _UNSURE_SECONDS
+    while rounds < _ROUNDS:
+        found, unsure = _look(marks, since, spared)
+        new = [pid for pid in found if pid not in seen]
+        if new:
+            rounds += 1
+            seen.update(termination.signal_tree(new[0], signal.SIGKILL, new[1:]), new)
+        elif unsure and time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
+        else:
             return
-        seen.update(termination.signal_tree(found[0], signal.SIGKILL, found[1:]), found)
+
+
+def _look(marks: Collection[str], since: float, spared: Collection[int]) -> tuple[list[Pid], bool]:
+    """Who wears one of `marks`, and whether there is somebody of whom that cannot be told yet."""
+    if not sys.platform.startswith("linux"):
+        return [], False
+    table = snapshot()
+    above = _above(table)
+    for pid in spared:
+        table.pop(pid, None)
+    found = wearing(table, marks, since)
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    youngest = max(since, (now - _UNSURE_SECONDS) * os.sysconf("SC_CLK_TCK"))
+    unsure = any(
+        entry[0] in above and entry[4] >= youngest and entry[3] not in "ZX" and pid not in found
+        for pid, entry in table.items()
+    )
+    return [Pid(pid, entry[4]) for pid, entry in found.items()], unsure
+
+
+def _above(table: Table) -> set[int]:
+    """The parent of this process, that one's parent and so on: who gets a process without a parent."""
+    above = set()
+    pid = os.getppid()
+    while pid in table and pid not in above:
+        above.add(pid)
+        pid = table[pid][0]
+    return above

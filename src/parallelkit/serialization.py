@@ -107,7 +107,10 @@ def _by_value(obj: object, buffers: list[pickle.PickleBuffer] | None, error: Exc
     """What cloudpickle makes of an object that pickle fails for with `error`."""
     module = cloudpickle()
     if module is None:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # or it would keep itself, and what these frames hold, by its traceback
     data: bytes = module.dumps(obj, 5, buffer_callback=None if buffers is None else _keeper(buffers))
     return data
 

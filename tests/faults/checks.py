@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from conftest import Counting
 
 from parallelkit import Failure, Outcome
+
+if TYPE_CHECKING:
+    from conftest import Counting
 
 #: A process that is to end, or a file that is to come up, may take so long, in seconds.
 PATIENCE = 20.0

@@ -95,10 +95,23 @@ def _outcome(index: int, get: Callable[[], Any]) -> Outcome[Any]:
         return Failure(index, error)
 
 
+@contextlib.contextmanager
+def submit(start_method: str, max_workers: int = 2, **options: Any) -> Iterator[Outcomes]:
+    def outcomes(fn: Any, items: Any, **of_call: Any) -> list[Outcome[Any]]:
+        of_call.pop("chunksize", None)
+        chosen = executor.with_options(**of_call)
+        futures = [chosen.submit(fn, item) for item in items]
+        return [_outcome(index, future.result) for index, future in enumerate(futures)]
+
+    with parallelkit.ProcessPoolExecutor(max_workers, start_method=start_method, **options) as executor:
+        yield outcomes
+
+
 FACES: dict[str, Face] = {
     "pool_map": pool_map,
     "pool_imap": pool_imap,
     "Pool.map": map,
     "Pool.imap_unordered": imap_unordered,
     "Pool.apply_async": apply_async,
+    "ProcessPoolExecutor.submit": submit,
 }

@@ -133,19 +133,42 @@ def test_closed_descriptors_lose_no_result(served: Any, counting: Counting) -> N
         assert outcomes(tasks.square, range(3)) == [Success(i, i * i) for i in range(3)]
 
 
-def _program(code: str, arguments: list[str], **options: Any) -> str:
-    """What a program prints. It says on standard error what went wrong, as a fork server may."""
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, **options.pop("env", {})}
-    prefix = options.pop("prefix", [])
+def _run_short(what: str, method: str, folder: Path, *prefix: str) -> None:
+    """Run the program that runs short. A fork server may say on standard error what it thinks of that."""
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [*prefix, sys.executable, *([] if code.endswith(".py") else ["-c"]), code, *arguments],
+        [*prefix, sys.executable, "-m", "faults.scarce_program", what, method],
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         timeout=50,
-        env=environment,
         check=False,
-        **options,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("what", ["descriptors", "last_descriptors", "new_pool", "result", "item"])
+def test_what_runs_short(what: str, start_method: str, tmp_path: Path) -> None:
+    """No descriptor left in the parent, or no memory: there for a result, in a worker for an item."""
+    _run_short(what, start_method, tmp_path)
+
+
+@pytest.mark.skipif("forkserver" not in START_METHODS, reason="there is none")
+def test_a_fork_server_that_is_killed(tmp_path: Path) -> None:
+    _run_short("server", "forkserver", tmp_path)
+
+
+#: A small disk of its own, which needs no privileges where users may have name spaces.
+_SMALL_DISK = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"']
+
+
+def test_a_full_disk(start_method: str, tmp_path: Path) -> None:
+    small = [*_SMALL_DISK, str(tmp_path)]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*small, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no small disk can be mounted here")
+    _run_short("disk", start_method, tmp_path, *small)

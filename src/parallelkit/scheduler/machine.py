@@ -28,7 +28,7 @@ STEAL_SECONDS = 0.005
 #: A worker sends its results between two items. Where one takes long, what was done before it is fetched
 #: after the first of these, in seconds, and while the worker holds several, in pauses up to the second.
 PEEK_SECONDS = (0.05, 1.0)
-#: A start that failed while other workers are there is tried again after so many seconds.
+#: A start for which the system had no room is tried again after so many seconds.
 START_PAUSE_SECONDS = 0.25
 #: So many starts in a row may fail before there is no hope left.
 START_ATTEMPTS = 3
@@ -171,6 +171,12 @@ class Scheduler:
         self._now = now
         while self._roster.usable < min(count, self.max_workers) and self.broken is None:
             self._start_worker()
+
+    def make_room(self, now: float) -> None:
+        """Start a worker for a task to come, if none is up and free: one that is coming up does not count."""
+        self._now = now
+        if all(worker.state is State.STARTING for worker in self._roster.idle.values()):
+            self._more_workers()
 
     def stop_workers(self, now: float) -> None:
         """Let all workers end that hold nothing."""
@@ -637,14 +643,13 @@ class Scheduler:
 
     def _count_failed_start(self, cause: BaseException, *, no_room: bool = False) -> None:
         self._failed_starts += 1
-        if self._failed_starts < START_ATTEMPTS:
-            return
-        if self._roster.usable and isinstance(cause, OSError):
-            # The system has no room for one more; those that are there do the work.
+        hopeless = self._failed_starts >= START_ATTEMPTS
+        # Where the system has no room for one more, those that are there do the work.
+        if (self._roster.usable and isinstance(cause, OSError)) if hopeless else no_room:
             self._pausing = True
             self._timers.set(("start", 0), self._now + START_PAUSE_SECONDS)
             return
-        if self.broken is not None:
+        if not hopeless or self.broken is not None:
             return
         error = WorkerInitError(starts=self._failed_starts)
         error.__cause__ = cause

@@ -148,7 +148,9 @@ class ProcessCrew:
             except BaseException as error:
                 if not isinstance(error, Exception):
                     raise
-                self._events.append(StartFailed(worker, error))
+                self._events.append(
+                    StartFailed(worker, error, no_room=isinstance(error, (OSError, MemoryError)))
+                )
 
     def _choose_again(self) -> None:
         """No more forks, where nobody insisted on them and the program has started threads meanwhile."""
@@ -427,9 +429,7 @@ class ProcessCrew:
             poller.register(member.exit_notice, select.POLLIN)
             poller.poll(_REAP_SECONDS * 1000)
         code = member.process.exitcode
-        member.process.join(
-            _REAP_SECONDS
-        )  # no wait where that is known; a fork server tells it a moment later
+        member.process.join(_REAP_SECONDS)  # no wait where it is known; a fork server tells it a moment later
         return member.process.exitcode if code is None else code
 
     def _sweep(self, dead: list[_Member]) -> None:
@@ -448,8 +448,10 @@ class ProcessCrew:
             os.close(member.exit_notice)
         member.socket.close()
         member.page.close()
-        with contextlib.suppress(ValueError):
-            member.process.close()
+        # The process itself is not closed: who has it from `_pool` or `_processes` may join it.
+        popen: Any = getattr(member.process, "_popen", None)
+        if popen is not None and popen.returncode is not None:
+            popen.close()
         del self._members[member.number]
 
     def wake(self) -> None:
@@ -469,6 +471,7 @@ class ProcessCrew:
         self._selector.close()
         self._waker.close()
         self._woken.close()
+        self._setup, self._pickled = Setup(), None  # what the initializer was given can go
 
 
 def _pack_single(chunk: Chunk, work: Work) -> list[Part]:

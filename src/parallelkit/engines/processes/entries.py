@@ -104,7 +104,7 @@ class Entries(NamedTuple):
                 else:
                     data = log[begin : end & ~FAILED]
                     begin = end & ~FAILED
-                value = tracebacks.loads(bytes(data)) if end & FAILED else loads(data, buffers=rest)
+                value = tracebacks.loads(bytes(data)) if end & FAILED else serialization.loads(data, rest)
             except BaseException as error:
                 failures[index] = serialization.error("result", None, error)
                 value = None

@@ -18,7 +18,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from ... import serialization
+from ... import resources, serialization, shielding
 from ...launching import start
 
 #: Held where descriptors and processes are made, so that no fork happens between the making of a
@@ -115,6 +115,13 @@ def prepare(context: BaseContext) -> None:
     resource_tracker.ensure_running()
 
 
+def _server_is_alive() -> bool:
+    from multiprocessing import forkserver
+
+    server: Any = forkserver._forkserver
+    return server._forkserver_pid is not None and resources.is_alive(server._forkserver_pid)
+
+
 def _preload(context: BaseContext, server: Any) -> None:
     """Have a fork server import the worker's code once and not in each worker."""
     if server._preload_modules == ["__main__"]:  # nobody asked for something else
@@ -127,6 +134,10 @@ def launch(
     """Start a process. OSError where the system has no room for one more."""
     maker: Callable[..., BaseProcess] = context.Process  # type: ignore[attr-defined]
     if context.get_start_method() != "fork":
+        if context.get_start_method() == "forkserver" and not _server_is_alive():
+            # It was killed, or has lost itself. With SIGCHLD blocked a new one would never tell of a death.
+            with shielding.unshielded():
+                prepare(context)
         process = maker(target=target, args=args, name=name, daemon=False)
         start(process)
         _launched.add(process)
