@@ -159,7 +159,7 @@ def test_what_a_worker_sends_is_what_its_tasks_gave(results: list[Any], copies: 
         seconds, entries = Entries.unpack(bytes(frame.body))
         values, failures = entries.values(frame.buffers)
         assert seconds >= 0
-        assert len(values) == entries.count
+        assert len(values) == entries.size
         for at, error in (failures or {}).items():
             assert values[at] is None
             values[at] = error
@@ -184,7 +184,7 @@ def test_a_death_while_results_are_sent_costs_none_of_them(
         monkeypatch.setattr(worker.Channel, "send", lambda *_: 1 // 0)
         _run(page, ends[1], lambda item: None, 3)
     chunk, first, entries = page.unsent()
-    assert (chunk, first, entries.count) == (7, 0, 1)
+    assert (chunk, first, entries.size) == (7, 0, 1)
     place = page.place()
     assert place is not None
     assert (place.chunk, place.position) == (7, 0)

@@ -392,7 +392,7 @@ class ProcessCrew:
             self._events.append(JobFailed(frame.a, tracebacks.loads(bytes(frame.body))))
 
     def _take_entries(self, member: _Member, chunk: int, first: int, entries: Entries) -> None:
-        if entries.count:
+        if entries.size:
             values, failures = entries.values(())
             self._events.append(Results(member.number, chunk, first, values, failures, None))
 

@@ -40,21 +40,21 @@ class Entries(NamedTuple):
     ([None, None], None)
     """
 
-    count: int
+    size: int
     ends: bytes
     numbers: bytes
     log: bytes
 
     def pack(self, seconds: float) -> bytes:
         """The body of a frame; the results took `seconds`."""
-        return b"".join((_HEAD.pack(seconds, self.count), self.ends, self.numbers, self.log))
+        return b"".join((_HEAD.pack(seconds, self.size), self.ends, self.numbers, self.log))
 
     @classmethod
     def unpack(cls, body: bytes) -> tuple[float, Entries]:
         """The opposite of `pack`.
 
         >>> Entries.unpack(Entries(2, b"", b"", b"").pack(0.5))
-        (0.5, Entries(count=2, ends=b'', numbers=b'', log=b''))
+        (0.5, Entries(size=2, ends=b'', numbers=b'', log=b''))
         """
         seconds, count = _HEAD.unpack_from(body)
         begin = _HEAD.size
@@ -73,7 +73,7 @@ class Entries(NamedTuple):
         """The results, and the exceptions of those that failed, by their place in the list."""
         ends = self.ends
         if not ends:
-            return [None] * self.count, None
+            return [None] * self.size, None
         if ends == _ALL_INTS[: len(ends)]:
             return memoryview(self.numbers).cast("q").tolist(), None
         if ends == _ALL_FLOATS[: len(ends)]:
@@ -85,7 +85,7 @@ class Entries(NamedTuple):
         failures: dict[int, BaseException] = {}
         log, loads, add = self.log, pickle.loads, values.append
         begin = 0
-        for index, end in enumerate(struct.unpack(f"={self.count}I", self.ends)):
+        for index, end in enumerate(struct.unpack(f"={self.size}I", self.ends)):
             if not end:
                 add(None)
                 continue
@@ -104,13 +104,14 @@ class Entries(NamedTuple):
                 else:
                     data = log[begin : end & ~FAILED]
                     begin = end & ~FAILED
-                value = tracebacks.loads(bytes(data)) if end & FAILED else serialization.loads(data, rest)
+                if end & FAILED:
+                    failures[index] = tracebacks.loads(bytes(data))
+                    add(None)
+                else:
+                    add(serialization.loads(data, rest))
             except BaseException as error:
                 failures[index] = serialization.error("result", None, error)
-                value = None
-            if end & FAILED and index not in failures:
-                failures[index], value = value, None
-            add(value)
+                add(None)
         return values, failures or None
 
     def _number(self, index: int, end: int) -> float | bool:

@@ -153,7 +153,7 @@ class Channel:
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = self._dumps(value, buffers)
-            large = [buffer.raw() for buffer in buffers] if buffers else buffers
+            large = [buffer.raw() for buffer in buffers] if buffers else ()
         except BaseException as error:
             return self.add_failure(word, serialization.error("result", value, error))
         if large or len(data) > _LARGE:
