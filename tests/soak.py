@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Any
 
 import psutil
@@ -35,7 +36,7 @@ import parallelkit
 from parallelkit import CallTimeoutError, ClosedError, Failure, Success, TaskTimeoutError, WorkerDiedError
 
 _WORKERS, _THREADS = 4, 4
-#: A call that is not over after so long is a hang, and so is a pool that does not come to rest; in seconds.
+#: It is a hang, or a leak, when nothing has happened for so long; in seconds.
 _PATIENCE = 60.0
 #: Who reports, and looks whether something is leaking, does so every so many seconds.
 _REPORT_SECONDS = 30.0
@@ -135,7 +136,7 @@ class Soak:
             ended.wait(chance.uniform(0, 0.2))
             call.cancel()
             self._count("cancelled call")
-        if not ended.wait(_PATIENCE):
+        if not ended.wait(10 * _PATIENCE):
             self._complain("a callback was not called")
         yield from enumerate(call.get())
 
@@ -267,12 +268,15 @@ class Soak:
         """Let all come to rest, and see what there is."""
         with self._lock:
             self._paused = True
-            if not self._lock.wait_for(lambda: not self._active, _PATIENCE):
-                _hang("a call does not come to its end")
+            stats = self.pool.stats()
+            while not self._lock.wait_for(lambda: not self._active, _PATIENCE):
+                before, stats = stats, self.pool.stats()
+                if stats == before:
+                    _hang(f"a call does not come to its end: {stats}")
         gc.collect()
         if late := self.notes.take_late():
             self._complain(f"{len(late)} items ran after their end, such as {late[:5]}")
-        deadline = time.monotonic() + _PATIENCE / 4
+        deadline = time.monotonic() + _PATIENCE
         while (now := self._measure()) != self._baseline and time.monotonic() < deadline:
             if not self._baseline and now["workers"] == _WORKERS:
                 time.sleep(1.0)  # threads and processes of the beginning end meanwhile
@@ -288,6 +292,7 @@ class Soak:
 
     def _measure(self) -> dict[str, int]:
         self.pool._repopulate_pool()
+        self.pool.apply(abs, (0,))  # so that somebody sees to those workers that have just ended
         strays = 0
         for process in psutil.process_iter(["cmdline"]):
             strays += self.folder in (process.info["cmdline"] or ())
@@ -327,11 +332,11 @@ class Soak:
             sizes.append(self.report(begin))
         self.stop = True
         for thread in threads:
-            thread.join(_PATIENCE)
+            thread.join(10 * _PATIENCE)
             if thread.is_alive():
                 _hang("a thread does not come to its end")
         third = len(sizes) // 3
-        if third > 1 and min(sizes[-third:]) - min(sizes[third:-third]) > _GROWTH_MOST:
+        if third > 1 and median(sizes[-third:]) - median(sizes[third:-third]) > _GROWTH_MOST:
             self.leaks.append(f"memory: {[size >> 20 for size in sizes]} MiB")
         self._finish()
 

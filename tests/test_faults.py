@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -128,26 +126,6 @@ def test_a_function_that_cannot_be_sent(method: str) -> None:
     assert (caught.value.what, caught.value.path) == ("function", "function.args[0]")
 
 
-def test_what_a_task_started_ends_with_it(start_method: str, tmp_path: Path) -> None:
-    with pytest.raises(parallelkit.TaskTimeoutError):
-        parallelkit.pool_map(tasks.start_child, [str(tmp_path)], task_timeout=2.0, start_method=start_method)
-    child = int((tmp_path / "pid").read_text())
-    _gone({child})
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-@pytest.mark.parametrize(("by", "what"), [("fork", "kill"), ("exec", "exit 0"), ("exec", "stuck")])
-def test_what_left_the_session_ends_with_its_worker(
-    by: str, what: str, start_method: str, tmp_path: Path
-) -> None:
-    work = functools.partial(tasks.start_orphan, str(tmp_path), by)
-    with parallelkit.Pool(2, start_method=start_method) as pool:
-        with pytest.raises((WorkerDiedError, parallelkit.TaskTimeoutError)):
-            pool.apply(work, (what,), task_timeout=5.0 if what != "stuck" else 0.5)
-        _gone({int((tmp_path / "pid").read_text())})
-        assert pool.apply(abs, (-1,)) == 1
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_program_that_is_just_being_started_ends_with_its_worker(start_method: str, tmp_path: Path) -> None:
     with parallelkit.Pool(1, start_method=start_method) as pool:
@@ -168,54 +146,6 @@ def _alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-OWNER = """
-import parallelkit, sys, tasks
-if __name__ == "__main__":
-    try:
-        if sys.argv[2] == "orphan":
-            parallelkit.pool_starmap(tasks.start_orphan, [(sys.argv[1], "exec", "stuck")], max_workers=1)
-        parallelkit.pool_map(tasks.start_child, [sys.argv[1]] * 2, max_workers=2, start_method=sys.argv[2])
-    except KeyboardInterrupt:
-        print("interrupted")
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_outlives_its_owner(how: signal.Signals, start_method: str, tmp_path: Path) -> None:
-    _check_nothing_outlives(how, start_method, tmp_path)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_what_left_the_session_does_not_outlive_the_owner(tmp_path: Path) -> None:
-    _check_nothing_outlives(signal.SIGKILL, "orphan", tmp_path)
-
-
-def _check_nothing_outlives(how: signal.Signals, start_method: str, tmp_path: Path) -> None:
-    script = tmp_path / "owner.py"
-    script.write_text(OWNER)
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    owner = subprocess.Popen(
-        [sys.executable, script, tmp_path, start_method],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "pid").exists():
-        assert time.monotonic() < deadline
-        assert owner.poll() is None, owner.communicate()
-        time.sleep(0.01)
-    tree = {p.pid for p in psutil.Process(owner.pid).children(recursive=True)}
-    tree.add(int((tmp_path / "pid").read_text()))
-    assert len(tree) >= 3
-    owner.send_signal(how)
-    output, errors = owner.communicate(timeout=20)
-    _gone(tree)
-    if how == signal.SIGINT:
-        assert (output, errors) == ("interrupted\n", "")
 
 
 THREADED = """

@@ -160,27 +160,6 @@ def test_failures_that_nobody_retrieved(engine: Options) -> None:
     assert sorted(type(e).__name__ for e in caught.value.exceptions) == ["KeyError", "ValueError"]
 
 
-def test_terminate_from_another_thread(start_method: str) -> None:
-    pool = Pool(2, start_method=start_method)
-    result = pool.map_async(tasks.sleep, [60, 60])
-    thread = threading.Thread(target=pool.terminate)
-    thread.start()
-    with pytest.raises(parallelkit.ClosedError):
-        result.get(20)
-    thread.join()
-    pool.join()
-
-
-def test_cancel_ends_a_running_task(start_method: str) -> None:
-    with Pool(1, start_method=start_method) as pool:
-        result = pool.apply_async(tasks.wait_for_ever)
-        result.wait(0.2)
-        result.cancel()
-        with pytest.raises(parallelkit.ClosedError, match="cancelled"):
-            result.get(20)
-        assert pool.apply(tasks.square, (2,)) == 4
-
-
 def test_a_fault_leaves_the_pool_usable(start_method: str) -> None:
     with Pool(2, start_method=start_method) as pool:
         for what in ("kill", "exit 0", "segfault"):
@@ -214,14 +193,6 @@ def test_errors_is_an_option_of_each_call_for_many_items(engine: Options) -> Non
             assert [outcome.ok for outcome in outcomes] == [True, False]
         with pytest.raises(ExceptionGroup, match="2 of 4 items failed"):
             pool.map_async(tasks.fail_on_odd, range(4), errors="group").get()
-
-
-def test_a_pool_that_was_never_closed() -> None:
-    pool = Pool(2)
-    pool.map(tasks.square, range(3))
-    with pytest.warns(ResourceWarning, match="never closed"):
-        del pool
-        gc.collect()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -156,7 +156,8 @@ GOALS = (
         }.items()
     ),
     Goal(
-        "64 sleeping workers", "scale", "64 workers", _WARM, _efficiency, 95, "%", " efficiency", at_least=True,
+        "64 sleeping workers", "scale", "64 workers", _WARM,
+        _efficiency, 95, "%", " efficiency", at_least=True,
     ),
 )  # fmt: skip
 

@@ -6,16 +6,20 @@ pickled by its name in here.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
 import sys
 import unittest
+from collections.abc import Iterator
 from typing import Any
 
 from . import substitution
 
 SOURCE = "test._test_multiprocessing"
+#: These import from multiprocessing while they run.
+_IMPORTING = ("TestWait.", "_TestQueue.test_no_import_lock_contention")
 BASELINE = bool(os.environ.get("CONFORMANCE_BASELINE"))
 # multiprocessing does without cloudpickle: what it cannot pickle is to fail here, too.
 sys.modules["cloudpickle"] = None  # type: ignore[assignment]
@@ -53,3 +57,17 @@ def test_class(name: str) -> type[unittest.TestCase] | None:
     found: type[unittest.TestCase] | None
     found = globals().get(f"WithProcesses{name[1:]}" if name.startswith("_") else name)
     return found
+
+
+def uses() -> Iterator[tuple[str, Any]]:
+    """What the tests use of multiprocessing, by name."""
+    for name in dir(source.ProcessesMixin):
+        yield name, getattr(source.ProcessesMixin, name)
+    yield "SimpleQueue", source.multiprocessing.SimpleQueue
+    yield "Connection", source.multiprocessing.connection.Connection
+    yield "wait", source.wait
+
+
+def around(test: str) -> contextlib.AbstractContextManager[object]:
+    """What is to be in force while a test runs: one that imports then finds the replacement."""
+    return substitution.installed(overlays) if test.startswith(_IMPORTING) else contextlib.nullcontext()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,9 @@ _HEAD = """\
 
 CPython's own tests of multiprocessing are run against parallelkit's classes: from
 `test._test_multiprocessing` of the interpreter that runs them, with `Process`, `Pool`, `Queue` and the rest
-replaced, and with each start method. The test suite does it on each run; `make conformance` does it and
-writes this page.
+replaced, and with each start method. So are those of `concurrent.futures.ProcessPoolExecutor`, from
+`test.test_concurrent_futures`. The test suite does it on each run; `make conformance` does it and writes this
+page.
 
 The test classes for what this library has of its own are {own}.
 
@@ -31,6 +32,12 @@ are arranged: a program that a test runs in an interpreter of its own imports `p
 looks at the private semaphores of a `Condition`, it finds the counts that ours has; and there is no
 cloudpickle, so that what multiprocessing cannot pickle cannot be pickled here.
 
+The classes for the executor are {executor}.
+
+Of the executor's tests those for processes are run, and those of the `Future`, which is ours. A program of
+a test imports `parallelkit` there, too; and where a test waits for the private threads of an executor to end,
+it waits for ours. An interpreter that came without these tests has no line of them here.
+
 | Python | start method | classes | pass | do not pass | skipped by CPython | pass of what ran |
 | --- | --- | --- | ---: | ---: | ---: | ---: |
 {figures}
@@ -41,7 +48,8 @@ cloudpickle, so that what multiprocessing cannot pickle cannot be pickled here.
 A test that is not listed here and fails, fails our suite, and so does one that is listed and passes, but for
 those that pass now and then. These are counted above among those that do not pass.
 """
-#: What passed, did not pass and was skipped, by "own" (the classes of this library) and "others".
+_LABELS = {"own": "of this library", "others": "others", "executor": "executor"}
+#: What passed, did not pass and was skipped, by kind of class: "own", "others" and "executor".
 Figures = dict[str, tuple[int, int, int]]
 _KINDS = {"improvement": "A deliberate improvement", "private": "Private to CPython's implementation"}
 
@@ -84,13 +92,15 @@ def listed(method: str) -> dict[str, Difference]:
     return {d.test: d for d in differences() if d.applies(method, python)}
 
 
-def page(own: Iterable[str], others: Iterable[str]) -> str:
+def page(kinds: Mapping[str, Iterable[str]]) -> str:
     """The text of docs/conformance.md."""
     rows = []
     for name, figures in sorted(json.loads(FIGURES.read_text("utf-8")).items()):
         python, method = name.split()
-        for kind, label in (("own", "of this library"), ("others", "others")):
-            passed, failed, skipped = figures[kind]
+        for kind, label in _LABELS.items():
+            passed, failed, skipped = figures.get(kind, (0, 0, 0))
+            if not passed:
+                continue
             share = f"{passed / (passed + failed):.1%}".replace("%", " %")
             rows.append(f"| {python} | {method} | {label} | {passed} | {failed} | {skipped} | {share} |")
     parts = []
@@ -99,8 +109,9 @@ def page(own: Iterable[str], others: Iterable[str]) -> str:
         if entries:
             parts.append(f"### {title}\n\n" + "".join(map(_item, entries)))
     return _HEAD.format(
-        own=_names(own, len("The test classes for what this library has of its own are ")),
-        others=_names(others, 0),
+        own=_names(kinds["own"], len("The test classes for what this library has of its own are ")),
+        others=_names(kinds["others"], 0),
+        executor=_names(kinds["executor"], len("The classes for the executor are ")),
         figures="\n".join(rows),
         differs="\n".join(parts),
     )
@@ -129,9 +140,9 @@ def _wrapped(text: str, indent: int) -> str:
     return "\n".join([*lines, line.rstrip()])
 
 
-def write(counts: dict[str, Figures], own: Iterable[str], others: Iterable[str]) -> None:
+def write(counts: dict[str, Figures], kinds: Mapping[str, Iterable[str]]) -> None:
     """Replace the figures of these runs (by "3.11.7 fork") and write the page."""
     known = json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
     known.update(counts)
     FIGURES.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(own, others), "utf-8")
+    PAGE.write_text(page(kinds), "utf-8")

@@ -37,12 +37,25 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("_TestValue", "_TestArray", "_TestSharedCTypes"),
 )
 CLASSES = tuple(name for group in GROUPS for name in group)
+#: The same of `test.test_concurrent_futures`, of which the classes for processes are run.
+EXECUTOR_GROUPS: tuple[tuple[str, ...], ...] = (
+    ("ProcessPoolExecutorTest",),
+    ("WaitTests",),
+    ("ProcessPoolShutdownTest", "AsCompletedTests"),
+    ("ExecutorDeadlockTest", "InitializerMixin", "FailingInitializerMixin", "FailingInitializerResourcesTest",
+     "FutureTests"),
+)  # fmt: skip
+EXECUTOR = tuple(name for group in EXECUTOR_GROUPS for name in group)
 #: Those that test what is multiprocessing's own and only handed on, or the interpreter.
 OTHERS = frozenset({
     "_TestArray", "_TestAtExit", "TestCloseFds", "TestIgnoreEINTR", "_TestPollEintr", "_TestSharedCTypes",
     "TestStartMethod", "TestStdinBadfiledescriptor", "_TestValue", "TestWait",
 })  # fmt: skip
 OWN = tuple(name for name in CLASSES if name not in OTHERS)
+KINDS: dict[str, Collection[str]] = {"own": OWN, "others": OTHERS, "executor": EXECUTOR}
+SUITES = (GROUPS, EXECUTOR_GROUPS)
+#: Where CPython has them: those of multiprocessing, and those of the executor.
+MODULES = ("_test_multiprocessing", "test_concurrent_futures")
 
 
 @dataclass
@@ -57,7 +70,7 @@ class Results:
     #: What failed at first, and passed alone.
     repeated: set[str] = field(default_factory=set)
 
-    def counts(self, method: str, classes: Collection[str] = CLASSES) -> tuple[int, int, int]:
+    def counts(self, method: str, classes: Collection[str] = CLASSES + EXECUTOR) -> tuple[int, int, int]:
         """How many of the classes' tests passed, did not pass, were skipped.
 
         What passes now and then counts as not passed.
@@ -79,22 +92,26 @@ class Results:
         self.repeated |= other.repeated
 
 
-def available() -> bool:
-    """Whether the interpreter has its own tests: some distributions leave them out."""
-    return (
-        importlib.util.find_spec("test") is not None
-        and importlib.util.find_spec("test._test_multiprocessing") is not None
-    )
+def available(module: str) -> bool:
+    """Whether the interpreter has its own tests: some distributions leave them out, or some of them.
+
+    With the folder of another one's in CONFORMANCE_FOREIGN, the tests of the executor are taken from there.
+    """
+    if importlib.util.find_spec("test") is None:
+        return False
+    foreign = module == MODULES[True] and bool(os.environ.get("CONFORMANCE_FOREIGN"))
+    return foreign or importlib.util.find_spec(f"test.{module}") is not None
 
 
 def run(method: str, groups: Iterable[tuple[str, ...]] = GROUPS, *, baseline: bool = False) -> Results:
-    """Run the groups, each in a process of its own, two at a time.
+    """Run the groups, each in a process of its own, two at a time; all of the executor's, which mostly sleep.
 
     What fails and is not listed is run again alone, and has failed if it fails again: many of these tests
     sleep for 0.1 s and expect others to have got on meanwhile.
     """
     results = Results()
-    with ThreadPoolExecutor(2) as threads:
+    groups = list(groups)
+    with ThreadPoolExecutor(len(groups) if groups[0][0] in EXECUTOR else 2) as threads:
         for found in threads.map(lambda group: run_group(method, group, baseline=baseline), groups):
             results.add(found)
     unlisted = sorted(results.failed.keys() - expectations.listed(method).keys())
@@ -126,13 +143,22 @@ def _run_process(folder: Path, method: str, words: list[str], *, baseline: bool)
     """Run one runner in the folder; return how it ended, with the end of what it wrote."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}
     environment["CONFORMANCE_BASELINE"] = "1" if baseline else ""
+    cases = "futures_cases" if words[0].partition(".")[0] in EXECUTOR else "cases"
     environment["TMPDIR"] = str(folder)  # what is made there by who is killed goes with it
     log = folder / "log"
     work = folder / "work"
     work.mkdir()
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "conformance.runner", str(folder / "results.jsonl"), method, *words],
+            [
+                sys.executable,
+                "-m",
+                "conformance.runner",
+                str(folder / "results.jsonl"),
+                method,
+                cases,
+                *words,
+            ],
             cwd=work,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -207,7 +233,10 @@ def main() -> None:
     counts: dict[str, expectations.Figures] = {}
     for method in methods or METHODS:
         start = time.monotonic()
-        results = run(method, (tuple(words),) if words else GROUPS, baseline="--baseline" in sys.argv)
+        results = Results()
+        for groups in ((tuple(words),),) if words else SUITES:
+            if available(MODULES[groups[0][0].partition(".")[0] in EXECUTOR]):
+                results.add(run(method, groups, baseline="--baseline" in sys.argv))
         for name, detail in results.failed.items():
             print(f"---- {method} {name}\n{detail}")
         slowest = sorted(results.passed.items(), key=lambda item: -item[1])[:10]
@@ -216,15 +245,14 @@ def main() -> None:
         print("failed:", *sorted(results.failed))
         print("failed at first:", *sorted(results.repeated))
         passed, failed, skipped = results.counts(method)
-        own, others = results.counts(method, OWN), results.counts(method, OTHERS)
-        counts[f"{platform.python_version()} {method}"] = {"own": own, "others": others}
+        kinds = {kind: results.counts(method, classes) for kind, classes in KINDS.items()}
+        counts[f"{platform.python_version()} {method}"] = kinds
         print(
             f"{method}: {passed} passed, {failed} did not, {skipped} skipped, "
-            f"{passed / (passed + failed):.1%}; of this library's classes {own[0]} and {own[1]}, "
-            f"{own[0] / max(1, own[0] + own[1]):.1%}; {time.monotonic() - start:.1f} s"
+            f"{passed / max(1, passed + failed):.1%}; {kinds}; {time.monotonic() - start:.1f} s"
         )
     if "--write" in sys.argv:
-        expectations.write(counts, OWN, OTHERS)
+        expectations.write(counts, KINDS)
 
 
 if __name__ == "__main__":

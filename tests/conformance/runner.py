@@ -1,30 +1,33 @@
-"""Run tests in this process: `python -m conformance.runner RESULTS START_METHOD TEST...`.
+"""Run tests in this process: `python -m conformance.runner RESULTS START_METHOD CASES TEST...`.
 
-A test is named "Class.test_name", a class stands for all its tests. RESULTS is a file of JSON lines: first
-the names of all tests that are to run, then one line as a test begins and one as it ends.
+CASES is `cases` or `futures_cases`. A test is named "Class.test_name", a class stands for all its tests.
+RESULTS is a file of JSON lines: first the names of all tests that are to run, then one line as a test begins
+and one as it ends.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import multiprocessing
 import sys
 import time
 import traceback
 import unittest
-from collections.abc import Iterator
 from typing import Any, TextIO
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[2])
 
-from . import cases, expectations, substitution
+from . import expectations
+
+#: Where the classes of these tests are: `cases` or `futures_cases`. In a process that a test starts by spawn,
+#: this module is imported, too, and brings with it what such a process needs.
+cases: Any = importlib.import_module(f"conformance.{sys.argv[3]}")
 
 #: A test that takes longer, in seconds, is ended together with this process, after a dump of its stacks.
 TEST_LIMIT = 40.0
-#: These import from multiprocessing while they run.
-_IMPORTING = ("TestWait.", "_TestQueue.test_no_import_lock_contention")
 
 
 class Report(unittest.TestResult):
@@ -95,25 +98,16 @@ def _tests(words: list[str]) -> tuple[list[unittest.TestCase], dict[type, str]]:
     return tests, names
 
 
-class _Importing(unittest.TestSuite):
-    """A suite of a test that imports from multiprocessing while it runs, which finds the replacement."""
+class _Around(unittest.TestSuite):
+    """A suite of one test and what is to be in force while it runs."""
 
-    def __init__(self, test: unittest.TestCase) -> None:
+    def __init__(self, test: unittest.TestCase, name: str) -> None:
         super().__init__([test])
+        self._name = name
 
     def run(self, result: unittest.TestResult, debug: bool = False) -> unittest.TestResult:
-        with substitution.installed(cases.overlays):
+        with cases.around(self._name):
             return super().run(result, debug)
-
-
-def _names() -> Iterator[tuple[str, Any]]:
-    """What the tests use of multiprocessing, by name."""
-    source = cases.source
-    for name in dir(source.ProcessesMixin):
-        yield name, getattr(source.ProcessesMixin, name)
-    yield "SimpleQueue", source.multiprocessing.SimpleQueue
-    yield "Connection", source.multiprocessing.connection.Connection
-    yield "wait", source.wait
 
 
 def _is_ours(value: Any) -> bool:
@@ -125,15 +119,14 @@ def main(results: str, words: list[str]) -> None:
     tests, names = _tests(words)
     with open(results, "a") as file:
         report = Report(file, names)
-        replaced = sorted(name for name, value in _names() if _is_ours(value))
+        replaced = sorted(name for name, value in cases.uses() if _is_ours(value))
         report._write(planned=[report.name(test) for test in tests], replaced=replaced)
-        suite = unittest.TestSuite(
-            _Importing(test) if report.name(test).startswith(_IMPORTING) else test for test in tests
-        )
+        suite = unittest.TestSuite(_Around(test, report.name(test)) for test in tests)
+        tests.clear()  # as with CPython's own runner, what a test made goes with its end
         suite.run(report)
         report._write(finished=True)
 
 
 if __name__ == "__main__":
     faulthandler.enable()
-    main(sys.argv[1], sys.argv[3:])
+    main(sys.argv[1], sys.argv[4:])

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import parallelkit
+import parallelkit.executor
+from parallelkit.driver import Driver
 
 
 class _Count:
@@ -34,3 +36,26 @@ class Condition(parallelkit.Condition):
     def _wait_semaphore(self) -> _Count:
         """Wake-ups that nobody has taken."""
         return self._woken_count
+
+
+class _Joinable:
+    """Has the methods by which the tests wait for the threads of an executor to end."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def join(self) -> None:
+        """Wait until the work is done and the workers and threads have ended."""
+        self._driver.shut_down()
+
+    join_thread = join
+
+
+class ProcessPoolExecutor(parallelkit.executor.ProcessPoolExecutor):
+    """CPython's tests of the end of an executor wait for its manager thread and the thread of its queue."""
+
+    @property
+    def _executor_manager_thread(self) -> _Joinable:
+        return _Joinable(self._driver)
+
+    _call_queue = _executor_manager_thread

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from conftest import START_METHODS
 
 pytest.register_assert_rewrite("faults.checks")
 
@@ -22,6 +23,17 @@ def face(request: pytest.FixtureRequest) -> Face:
 def served(face: Face, start_method: str) -> Callable[..., AbstractContextManager[Outcomes]]:
     """Each face with each start method: `with served(max_workers=2) as outcomes: ...`."""
     return functools.partial(face, start_method)
+
+
+#: The start method does not matter to a face, nor a face to it.
+ONCE = [(face, START_METHODS[0]) for face in FACES] + [("Pool.map", method) for method in START_METHODS[1:]]
+
+
+@pytest.fixture(params=ONCE, ids="-".join)
+def once(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Outcomes]]:
+    """Like `served`, but not each with each: for what takes long."""
+    face, start_method = request.param
+    return functools.partial(FACES[face], start_method)
 
 
 @pytest.fixture

@@ -1,16 +1,18 @@
 """The owner of pools, to be struck; run as a program by test_who.py and test_stops.py.
 
-python -m faults.owner_program busy METHOD FOLDER       keeps every face busy, the main thread in `pool_map`.
-                                                 SIGUSR1 calls os._exit(7), SIGUSR2 sys.exit(3), and
-                                                 the end of its input ends it as any program ends
-python -m faults.owner_program once METHOD FOLDER       is to be interrupted once in each face, in turn
-python -m faults.owner_program twice METHOD FOLDER      twice, with workers that SIGTERM does not end
+    python -m faults.owner_program MODE METHOD FOLDER
+
+busy: keep every face busy, the main thread in `pool_map`. SIGUSR1 calls os._exit(7), SIGUSR2 sys.exit(3), and
+the end of its input ends it as any program ends. pools: the same without an executor, whose work the end of
+the program waits for, as in the standard library. once: to be interrupted once in each face, in turn.
+twice: twice, with workers that SIGTERM does not end.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import functools
+import multiprocessing
 import os
 import signal
 import sys
@@ -26,7 +28,7 @@ import parallelkit
 from faults import who_tasks
 
 
-def busy(method: str, folder: str) -> None:
+def busy(method: str, folder: str, *, executor: bool) -> None:
     work = functools.partial(who_tasks.leave_family, folder)
     signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
     signal.signal(signal.SIGUSR2, lambda *_: sys.exit(3))
@@ -38,6 +40,9 @@ def busy(method: str, folder: str) -> None:
         parallelkit.pool_imap(work, ["pool_imap"], start_method=method),
     ]
     held[-1].start()
+    if executor:
+        held.append(parallelkit.ProcessPoolExecutor(1, multiprocessing.get_context(method)))
+        held.append(held[-1].submit(work, "submit"))
     idle = parallelkit.Pool(1, start_method=method)
     idle.apply(tasks.square, (2,))
     threading.Thread(target=_end_with_input, daemon=True).start()
@@ -55,6 +60,11 @@ def _end_with_input() -> None:
 def _with_pool(method: str, call: Callable[[parallelkit.Pool], object]) -> None:
     with parallelkit.Pool(2, start_method=method) as pool:
         call(pool)
+
+
+def _with_executor(method: str, work: Any, items: list[str]) -> None:
+    with parallelkit.ProcessPoolExecutor(2, multiprocessing.get_context(method)) as executor:
+        executor.submit(work, *items).result()
 
 
 def interrupted(method: str, folder: str, *, times: int) -> None:
@@ -75,6 +85,7 @@ def interrupted(method: str, folder: str, *, times: int) -> None:
         "map": lambda items: _with_pool(method, lambda pool: pool.map(work, items)),
         "imap": lambda items: _with_pool(method, lambda pool: list(pool.imap_unordered(work, items))),
         "apply": lambda items: _with_pool(method, lambda pool: pool.apply_async(work, items).get()),
+        "submit": lambda items: _with_executor(method, work, items),
     }
     for name, face in faces.items():
         caught = 0
@@ -93,7 +104,7 @@ def interrupted(method: str, folder: str, *, times: int) -> None:
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(50, exit=True)
     what, *rest = sys.argv[1:]
-    if what == "busy":
-        busy(*rest)
+    if what in ("busy", "pools"):
+        busy(*rest, executor=what == "busy")
     else:
         interrupted(*rest, times=1 if what == "once" else 2)

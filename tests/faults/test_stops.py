@@ -11,7 +11,6 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -21,21 +20,11 @@ from conftest import START_METHODS, Counting
 import parallelkit
 from faults import stop_tasks, who_tasks
 from faults.checks import alive, appears, check_failed, fields, gone, until
-from faults.faces import FACES, Outcomes
+from faults.conftest import ONCE
 from faults.owners import Owner
 from parallelkit import CallTimeoutError, ClosedError, Success, TaskTimeoutError
 
 SQUARES = [Success(x, x * x) for x in range(4)]
-
-
-#: The start method does not matter to a face, nor a face to it: each face, and each start method.
-ONCE = [(face, START_METHODS[0]) for face in FACES] + [("Pool.map", method) for method in START_METHODS[1:]]
-
-
-@pytest.fixture(params=ONCE, ids="-".join)
-def served(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Outcomes]]:
-    face, start_method = request.param
-    return functools.partial(FACES[face], start_method)
 
 
 # task_timeout
@@ -54,9 +43,9 @@ def _check_timed_out(outcomes: Any, count: int, timeout: float, counting: Counti
         assert fields(error, "index", "timeout", "pid") == {"index": index, "timeout": timeout, "pid": pid}
 
 
-def test_task_timeout(served: Any, counting: Counting) -> None:
+def test_task_timeout(once: Any, counting: Counting) -> None:
     work = functools.partial(stop_tasks.be, str(counting.folder), SOFT)
-    with served(max_workers=4) as outcomes:
+    with once(max_workers=4) as outcomes:
         got = outcomes(work, range(8), chunksize=1, task_timeout=0.8)
         _check_timed_out(got, len(SOFT), 0.8, counting)
         gone([int((counting.folder / "program").read_text())])
@@ -73,9 +62,9 @@ def test_task_timeout_of_what_only_sigkill_ends(start_method: str, counting: Cou
         assert pool.map(tasks.square, range(4), errors="return") == SQUARES
 
 
-def test_a_grace_delays_nobody(start_method: str, counting: Counting) -> None:
+def test_a_grace_delays_nobody(counting: Counting) -> None:
     work = functools.partial(stop_tasks.be, str(counting.folder), HARD[:1])
-    with parallelkit.Pool(1, start_method=start_method) as pool:
+    with parallelkit.Pool(1, start_method=START_METHODS[0]) as pool:
         stuck = pool.apply_async(work, (0,), task_timeout=0.2)
         pid = who_tasks.pid_of(str(counting.folder), 0)
         # It has the only place; so this runs beside it, in the worker that is to follow it, within the grace.
@@ -114,12 +103,16 @@ def test_task_timeout_of_who_holds_a_lock(whose: str, start_method: str, countin
 # The timeout of a call
 
 
-def test_timeout_of_a_call(served: Any, counting: Counting) -> None:
+# A Future has none: `result(timeout)` stops waiting, and no more.
+@pytest.mark.parametrize(
+    "once", [case for case in ONCE if case[0] != "ProcessPoolExecutor.submit"], indirect=True
+)
+def test_timeout_of_a_call(once: Any, counting: Counting) -> None:
     folder = str(counting.folder)
     work = functools.partial(stop_tasks.be, folder, ("waits for a program",))
-    with served(max_workers=2) as outcomes:
+    with once(max_workers=2) as outcomes:
         error = _call_timeout(outcomes, work)
-        assert fields(error, "timeout", "completed") == {"timeout": 0.8, "completed": 0}
+        assert fields(error, "timeout", "completed") == {"timeout": 0.5, "completed": 0}
         # It may not have come so far, where the machine is slow.
         files = [*counting.folder.glob("pid-0"), *counting.folder.glob("program")]
         gone([int(file.read_text()) for file in files])
@@ -129,7 +122,7 @@ def test_timeout_of_a_call(served: Any, counting: Counting) -> None:
 def _call_timeout(outcomes: Any, work: Any) -> BaseException:
     """What a call ends in: raised, or where each item is a call of its own, the outcome of the only one."""
     try:
-        (failure,) = outcomes(work, [0], timeout=0.8)
+        (failure,) = outcomes(work, [0], timeout=0.5)
     except CallTimeoutError as error:
         return error
     assert isinstance(failure.exception, CallTimeoutError)
@@ -232,10 +225,10 @@ def test_terminate_from_other_threads_at_once(start_method: str, counting: Count
         assert not thread.is_alive()
 
 
-def test_terminate_during_another_terminate(start_method: str, counting: Counting) -> None:
+def test_terminate_during_another_terminate(counting: Counting) -> None:
     """The first one waits for the grace, as the worker has SIGTERM blocked."""
     folder = str(counting.folder)
-    pool = parallelkit.Pool(1, start_method=start_method)
+    pool = parallelkit.Pool(1, start_method=START_METHODS[0])
     result = pool.apply_async(functools.partial(stop_tasks.be, folder, HARD[:1]), (0,))
     begun = {who_tasks.pid_of(folder, 0)}
     first = threading.Thread(target=pool.terminate)
@@ -284,7 +277,7 @@ def test_terminate_during_start(moment: str, start_method: str, counting: Counti
 def test_the_interpreter_exits_with_busy_pools(
     how: signal.Signals | None, code: int, start_method: str, own: Callable[..., Owner]
 ) -> None:
-    owner = own("busy", start_method)
+    owner = own("pools", start_method)
     left = owner.families("map", "imap", "apply", "pool_imap", "pool_map") | owner.tree()
     if how is not None:
         owner.process.send_signal(how)

@@ -41,12 +41,17 @@ def _check_killed(errors: list[BaseException], indices: tuple[int, ...], countin
 # Workers
 
 
-@pytest.mark.parametrize(("victims", "striker"), [((0,), 1), ((0, 1), 1)], ids=["one of two", "all at once"])
-def test_busy_workers_are_killed(
-    victims: tuple[int, ...], striker: int, served: Any, counting: Counting
-) -> None:
-    work = functools.partial(who_tasks.strike, str(counting.folder), victims, striker)
-    with served(max_workers=2) as outcomes:
+def test_a_busy_worker_is_killed(once: Any, counting: Counting) -> None:
+    _check_busy_workers(once, (0,), counting)
+
+
+def test_all_workers_are_killed_at_once(served: Any, counting: Counting) -> None:
+    _check_busy_workers(served, (0, 1), counting)
+
+
+def _check_busy_workers(serve: Any, victims: tuple[int, ...], counting: Counting) -> None:
+    work = functools.partial(who_tasks.strike, str(counting.folder), victims, 1)
+    with serve(max_workers=2) as outcomes:
         errors = check_failed(outcomes(work, range(5), chunksize=1), victims, counting)
         _check_killed(errors, victims, counting)
         assert outcomes(tasks.square, range(4)) == SQUARES
@@ -61,9 +66,9 @@ def test_the_last_worker_is_killed(start_method: str, counting: Counting) -> Non
         assert (pool.stats().started, pool.stats().lost) == (2, 1)
 
 
-def test_idle_workers_are_killed(served: Any, counting: Counting) -> None:
+def test_idle_workers_are_killed(once: Any, counting: Counting) -> None:
     """Nobody holds an item, so none is lost: not where the parent does not know of the deaths yet, either."""
-    with served(max_workers=2) as outcomes:
+    with once(max_workers=2) as outcomes:
         for first, noticed in ((0, True), (8, False)):
             pids = {outcome.unwrap() for outcome in outcomes(tasks.pid, range(4))}
             for pid in filter(alive, pids):
@@ -104,11 +109,11 @@ def stillborn(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     return kill_next
 
 
-def test_workers_that_are_being_started_are_killed(served: Any, stillborn: Any, counting: Counting) -> None:
+def test_workers_that_are_being_started_are_killed(once: Any, stillborn: Any, counting: Counting) -> None:
     """All of the first ones, and one of those that are to replace them."""
     started = stillborn(4)
     work = functools.partial(who_tasks.count_from, str(counting.folder), 0)
-    with served(max_workers=3) as outcomes:
+    with once(max_workers=3) as outcomes:
         check_failed(outcomes(work, range(6)), [], counting)
     assert len(started) >= 5
 
@@ -139,7 +144,7 @@ LARGE = 100_000_000
 
 @pytest.mark.parametrize("out_of_band", [True, False])
 def test_a_worker_is_killed_while_its_large_result_is_read(
-    out_of_band: bool, served: Any, counting: Counting, monkeypatch: pytest.MonkeyPatch
+    out_of_band: bool, once: Any, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
 
@@ -154,7 +159,7 @@ def test_a_worker_is_killed_while_its_large_result_is_read(
 
     monkeypatch.setattr(crew, "Receiver", Receiver)
     work = functools.partial(who_tasks.large_result, str(counting.folder), LARGE, 1, out_of_band)
-    with served(max_workers=2) as outcomes:
+    with once(max_workers=2) as outcomes:
         error = check_one_failed(outcomes(work, range(5), chunksize=1), 1, counting)
         _check_killed([error], (1,), counting)
         assert LARGE // 2 < seen[19] < LARGE  # much was still to come
@@ -393,8 +398,8 @@ ENDS = {signal.SIGKILL: -9, signal.SIGTERM: -15, signal.SIGUSR1: 7}  # the last 
 def test_nothing_outlives_the_parent(how: signal.Signals, start_method: str, own: Any) -> None:
     """Busy behind each face at once, and idle; with what the tasks have started."""
     owner = own("busy", start_method)
-    left = owner.families("map", "imap", "apply", "pool_imap", "pool_map") | owner.tree()
-    assert len(left) >= 5 * 4 + 1
+    left = owner.families("map", "imap", "apply", "pool_imap", "submit", "pool_map") | owner.tree()
+    assert len(left) >= 6 * 4 + 1
     owner.process.send_signal(how)
     assert owner.process.wait(20) == ENDS[how]
     gone(left)
@@ -405,7 +410,7 @@ def test_nothing_outlives_the_parent(how: signal.Signals, start_method: str, own
 def test_ctrl_c(times: str, start_method: str, own: Any) -> None:
     """In each face; as the terminal does it, to the whole process group."""
     owner = own(times, start_method)
-    for face in ("pool_map", "pool_imap", "map", "imap", "apply"):
+    for face in ("pool_map", "pool_imap", "map", "imap", "apply", "submit"):
         assert owner.line() == face
         family = owner.families(face)
         os.killpg(owner.process.pid, signal.SIGINT)

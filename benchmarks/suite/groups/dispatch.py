@@ -81,7 +81,7 @@ def _generated(count: int) -> Iterator[int]:
 _STREAMERS = (POOL, FUTURES, JOBLIB, LOKY, MPIRE, PEBBLE, POOL_IMAP, OUR_POOL)
 _UNORDERED = (POOL, JOBLIB, MPIRE, POOL_IMAP, OUR_POOL)
 _STREAM_NOTE = (
-    "parallelkit and joblib choose their chunks themselves; the others, which do not choose any for a stream, "
+    "parallelkit and joblib choose their chunks themselves; the others, which choose none for a stream, "
     f"are told a chunk size of {_STREAM_CHUNK:,}."
 )
 

@@ -256,7 +256,7 @@ WORKLOADS = (
     Workload(
         "payload", "partial, fresh", f"{_PARTIAL}, fresh pool",
         (*_PARTIAL_CONTESTANTS, *_ADVISED), _partial_fresh, rounds=3, quick_rounds=2, warmups=0,
-        note="Where a manual advises another way for an argument that all items share, that is measured, too.",
+        note="Where a manual advises another way for an argument that all items share, that is here, too.",
     ),
     Workload(
         "payload", "partial, warm", f"{_PARTIAL}, warm pool",
@@ -266,8 +266,8 @@ WORKLOADS = (
     Workload(
         "payload", "partial, copies", f"{_PARTIAL}: what the workers hold of it",
         each((POOL, MPIRE, *_OURS)), _copies, rounds=3, warmups=0, quick=False, compared=False,
-        note="The workers' memory while they run, pages that n processes share counted as 1/n, less what it is "
-        "with a small array; in units of 40 MB.",
+        note="The workers' memory while they run, pages that n processes share counted as 1/n, less what it "
+        "is with a small array; in units of 40 MB.",
     ),
     _large(
         "frames", "16 pandas frames of 50,000 rows, ten columns of numbers and one of text, in and out",

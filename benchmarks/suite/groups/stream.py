@@ -66,7 +66,7 @@ WORKLOADS = (
         "stream", "long", f"{_COUNT:,} items from a generator, one by one",
         _CONTESTANTS,
         _session, items=_COUNT, rounds=1, warmups=0, quick=False, bound=240,
-        note="Memory is the peak of the resident set: by how much the parent's grew, and the largest worker's. "
-        "It is that of the smaller problem, for who got one: multiprocessing.Pool draws all of a generator.",
+        note="Memory is the peak of the resident set: by how much the parent's grew, and the largest "
+        "worker's, with the smaller problem for who got one. multiprocessing.Pool draws all at once.",
     ),
 )  # fmt: skip
