@@ -30,13 +30,15 @@ def _pairs(contestants: tuple[Contestant, ...] = ALL) -> Iterator[tuple[Contesta
         yield contestant, contestant.methods[0]
 
 
-def _of_each(method: str) -> Iterator[tuple[Contestant, str]]:
+def _of_each(method: str, row: Row) -> Iterator[tuple[Contestant, str]]:
     """Each contestant with `method`; or with its own, where the table comes to fork."""
     for contestant in ALL:
         if method in contestant.methods:
             yield contestant, method
         elif method == "fork":
             yield contestant, contestant.methods[0]
+        else:
+            row.cells[contestant.name] = "see fork"
 
 
 def _ask(contestant: Contestant, method: str, figure: str, repeat: int) -> list[dict[str, Any]]:
@@ -58,7 +60,7 @@ def _deaths(repeat: int) -> Iterator[Row]:
     for method in METHODS:
         goal = 0.100 if method == "fork" else None
         row = Row(f"a death, to the next result ({method})", "ms", goal)
-        for contestant, own in _of_each(method):
+        for contestant, own in _of_each(method, row):
             row.add(contestant.name, _ask(contestant, own, "replacement", repeat))
         yield row
 
@@ -101,7 +103,7 @@ def _orphans(repeat: int) -> Iterator[Row]:
     for method in METHODS:
         for busy in (False, True):
             row = Row(f"parent killed, {'busy' if busy else 'idle'} ({method}), to all gone", "ms", 1.0)
-            for contestant, own in _of_each(method):
+            for contestant, own in _of_each(method, row):
                 measure = functools.partial(outside.orphans, contestant, own, busy=busy)
                 answers = _until_it_fails(measure, repeat)
                 row.add(contestant.name, answers)
