@@ -11,7 +11,8 @@ from snippets import ROOT, check, snippets
 import parallelkit
 from parallelkit.options import MapOptions
 
-_EXAMPLES = snippets("docs/guide.md")
+_WITH_EXAMPLES = ("docs/guide.md", "docs/troubleshooting.md")
+_EXAMPLES = {page: snippets(page) for page in _WITH_EXAMPLES}
 _PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (
@@ -23,16 +24,20 @@ _PAGES = sorted(
 )
 
 
-@pytest.mark.parametrize(("source", "output"), _EXAMPLES)
+@pytest.mark.parametrize(
+    ("source", "output"), [example for examples in _EXAMPLES.values() for example in examples]
+)
 def test_example(source: str, output: str, tmp_path: Path) -> None:
     check(source, output, tmp_path)
 
 
-def test_all_programs_of_the_guide_are_found() -> None:
-    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
-    assert len(_EXAMPLES) == text.count("```python") > 0
-    assert len(_EXAMPLES) == text.count("```text")
-    assert all(output for _, output in _EXAMPLES)
+@pytest.mark.parametrize("page", _WITH_EXAMPLES)
+def test_all_programs_of_a_page_are_found(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    examples = _EXAMPLES[page]
+    assert len(examples) == text.count("```python") > 0
+    assert len(examples) == text.count("```text")
+    assert all(output for _, output in examples)
 
 
 def test_guide_names_each_option() -> None:
@@ -41,13 +46,28 @@ def test_guide_names_each_option() -> None:
     assert not missing
 
 
+_ERRORS = {
+    name
+    for name, value in vars(parallelkit).items()
+    if isinstance(value, type) and issubclass(value, parallelkit.ParallelKitError)
+} - {"ParallelKitError"}
+
+
 def test_errors_page_explains_each_error() -> None:
     text = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
-    errors = {
-        name for name, value in vars(parallelkit).items()
-        if isinstance(value, type) and issubclass(value, parallelkit.ParallelKitError)
-    } - {"ParallelKitError"}  # fmt: skip
-    assert errors == set(re.findall(r"^## (\w+Error)$", text, re.MULTILINE))
+    assert set(re.findall(r"^## (\w+Error)$", text, re.MULTILINE)) == _ERRORS
+
+
+def test_troubleshooting_names_each_error() -> None:
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    assert not {name for name in _ERRORS if f"`{name}" not in text}
+
+
+def test_guarantees_are_tested_where_they_say_so() -> None:
+    text = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+    assert files
+    assert not {name for name in files if not (ROOT / name).exists()}
 
 
 @pytest.mark.parametrize("page", _PAGES)
