@@ -46,9 +46,10 @@ def test_guide_names_each_option() -> None:
     assert not missing
 
 
+_PUBLIC = {name: getattr(parallelkit, name) for name in parallelkit.__all__}
 _ERRORS = {
     name
-    for name, value in vars(parallelkit).items()
+    for name, value in _PUBLIC.items()
     if isinstance(value, type) and issubclass(value, parallelkit.ParallelKitError)
 } - {"ParallelKitError"}
 
