@@ -25,6 +25,7 @@ from parallelkit.errors import (
     SerializationError,
     TaskTimeoutError,
     UnreadableError,
+    UnreadableResultError,
     WorkerDiedError,
     WorkerInitError,
 )
@@ -44,6 +45,7 @@ def _examples() -> list[tuple[ParallelKitError, dict[str, Any]]]:
         (SerializationError, {"what": "item", "path": "item[0]", "reason": "TypeError: no", "index": 2}),
         (ResultError, {"path": "result.lock", "reason": "TypeError: no", "exc": "E()", "value": "<R>"}),
         (UnreadableError, {"what": "call", "path": "call", "reason": "TypeError: no"}),
+        (UnreadableResultError, {"path": "result", "reason": "TypeError: no", "exc": "E()", "value": "None"}),
         (RemoteError, {"type_name": "m.E", "text": "t", "traceback": "T"}),
     ]
     fields = [(cls(**given), {k: v for k, v in given.items() if k != "text"}) for cls, given in made]
@@ -110,6 +112,7 @@ def test_travels_with_its_cause_and_notes(example: tuple[ParallelKitError, dict[
         (SerializationError, (pickle.PicklingError, pickle.PickleError)),
         (ResultError, (SerializationError, MaybeEncodingError, pickle.PicklingError)),
         (UnreadableError, (SerializationError, BrokenProcessPool, pickle.PicklingError)),
+        (UnreadableResultError, (ResultError, UnreadableError)),
         (RemoteError, (ParallelKitError,)),
         (ClosedError, (ValueError, RuntimeError)),
     ],

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         SerializationError,
         TaskTimeoutError,
         UnreadableError,
+        UnreadableResultError,
         WorkerDiedError,
         WorkerInitError,
     )
@@ -100,7 +101,8 @@ _HOMES = {
     "engines": "Engine using",
     "errors": (
         "AbandonedError CallTimeoutError ClosedError MemoryLimitError ParallelKitError RemoteError "
-        "ResultError SerializationError TaskTimeoutError UnreadableError WorkerDiedError WorkerInitError"
+        "ResultError SerializationError TaskTimeoutError UnreadableError UnreadableResultError "
+        "WorkerDiedError WorkerInitError"
     ),
     "executor": "ProcessPoolExecutor",
     "iteration": "ResultIterator",
@@ -180,6 +182,7 @@ __all__ = [
     "TaskTimeoutError",
     "TimeoutError",
     "UnreadableError",
+    "UnreadableResultError",
     "Value",
     "WorkerDiedError",
     "WorkerInitError",

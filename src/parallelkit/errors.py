@@ -37,6 +37,7 @@ __all__ = [
     "SerializationError",
     "TaskTimeoutError",
     "UnreadableError",
+    "UnreadableResultError",
     "WorkerDiedError",
     "WorkerInitError",
 ]
@@ -274,6 +275,10 @@ class UnreadableError(SerializationError, BrokenProcessPool):
 
     def __str__(self) -> str:
         return Exception.__str__(self)
+
+
+class UnreadableResultError(ResultError, UnreadableError):
+    """An `UnreadableError` for a result, which is a `ResultError`, too, as behind each other face."""
 
 
 class RemoteError(ParallelKitError):

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from . import options as checks
 from .driver import Call, Driver
-from .errors import CallTimeoutError, ResultError, SerializationError, UnreadableError
+from .errors import CallTimeoutError, ResultError, SerializationError, UnreadableError, UnreadableResultError
 from .scheduler import Deliver
 from .shielding import start_shielded, unshielded
 
@@ -177,10 +177,13 @@ def _as_in_futures(error: BaseException) -> BaseException:
         if error.value != "None":
             # It did not pickle: a SystemExit or KeyboardInterrupt by which it says so is the task's own.
             return error if cause is None or isinstance(cause, Exception) else cause
-    elif not isinstance(error, SerializationError) or error.what != "item":
+        made: UnreadableError = UnreadableResultError(
+            path=error.path, reason=error.reason, exc=error.exc, value=error.value
+        )
+    elif isinstance(error, SerializationError) and error.what == "item":
+        made = UnreadableError(what="call", path="call", reason=error.reason)
+    else:
         return error  # what does not pickle here is a "call"
-    what = "call" if error.what == "item" else error.what
-    made = UnreadableError(what=what, path=what, reason=error.reason)
     made.__cause__ = cause
     for note in getattr(error, "__notes__", ()):
         made.add_note(note)
