@@ -503,18 +503,20 @@ def test_ending_by_force(end: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_interrupt_that_leaves_the_block_ends_the_work() -> None:
+    futures = []
     with pytest.raises(KeyboardInterrupt), ProcessPoolExecutor(2, start_method="fork") as executor:
-        future = executor.submit(tasks.sleep, ENDLESS)
-        until_running(future)
+        futures.append(executor.submit(tasks.sleep, ENDLESS))
+        until_running(*futures)
         raise KeyboardInterrupt
-    assert isinstance(future.exception(), WorkerDiedError)
+    assert isinstance(futures[0].exception(), WorkerDiedError)
 
 
 def test_an_ordinary_exception_that_leaves_the_block_lets_the_work_be_finished() -> None:
+    futures = []
     with pytest.raises(LookupError), ProcessPoolExecutor(2, start_method="fork") as executor:
-        future = executor.submit(tasks.sleep, 0.1)
+        futures.append(executor.submit(tasks.sleep, 0.1))
         raise LookupError
-    assert future.result(0) == 0.1
+    assert futures[0].result(0) == 0.1
 
 
 def test_the_work_of_a_dropped_executor_is_finished(start_method: str) -> None:
