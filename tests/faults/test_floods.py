@@ -19,7 +19,7 @@ from faults.checks import check_failed, check_one_failed, fields, gone, until
 from parallelkit import Outcome, Success, WorkerDiedError, WorkerInitError
 
 #: What takes long in a fresh interpreter is done less often there.
-DEATHS = {"fork": 1000, "forkserver": 200, "spawn": 40}
+DEATHS = {"fork": 1000, "forkserver": 100, "spawn": 24}
 #: A pool of two gives up after three attempts in a row; of two that end together one may count.
 STARTS = 3 * 2
 HUGE = 3 << 30
@@ -55,9 +55,7 @@ def test_deaths_in_a_row(what: str, start_method: str, pool: parallelkit.Pool, l
     assert pool.map(tasks.square, [3]) == [9]
 
 
-@pytest.mark.parametrize(
-    ("what", "cause"), [("raise", ValueError), ("sys.exit", SystemExit), ("exit 7", WorkerDiedError)]
-)
+@pytest.mark.parametrize(("what", "cause"), [("raise", ValueError), ("exit 7", WorkerDiedError)])
 def test_an_initializer_that_always_fails(
     what: str, cause: type[BaseException], served: Any, log: str
 ) -> None:
@@ -78,11 +76,9 @@ def test_a_pool_that_cannot_start_does_not_try_again(start_method: str, log: str
         for _ in range(3):
             with pytest.raises(WorkerInitError) as caught:
                 pool.map(tasks.square, range(100))
-            seen.append(caught.value)
-            if len(seen) == 1:
-                starts = pool.stats().started
+            seen.append((caught.value, pool.stats().started))
         assert len(set(seen)) == 1
-        assert pool.stats().started == starts <= STARTS
+        assert seen[0][1] <= STARTS
 
 
 def _errors(outcomes: Callable[..., list[Outcome[Any]]]) -> list[BaseException]:
@@ -116,8 +112,8 @@ def _retried(outcomes: Any, log: str, what: str, count: int, **options: Any) -> 
     return error
 
 
-def test_ten_thousand_failures(served: Any, log: str) -> None:
-    with served(max_workers=2) as outcomes:
+def test_ten_thousand_failures(face: Any, log: str) -> None:
+    with face("fork", max_workers=2) as outcomes:
         got = outcomes(functools.partial(flood_tasks.refuse, log), range(10_000))
         for index, error in enumerate(check_failed(got, range(10_000))):
             assert type(error) is flood_tasks.Refused
