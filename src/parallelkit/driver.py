@@ -140,6 +140,7 @@ class Driver:
         self._feeders: list[threading.Thread] = []
         self._service_news = threading.Condition(cast(threading.Lock, self._lock))
         self._service_sleeps = False
+        self._hurried = False  # the service thread is not to wait for a caller
         self._ended = threading.Condition(cast(threading.Lock, self._lock))
         self._enders = 0  # threads that sleep on `_ended`
         self._closed = False
@@ -560,10 +561,19 @@ class Driver:
                     self._nap(None if idle > _MOMENTS else PATIENCE)
                     continue
                 idle = 0
-                self._nap(PATIENCE)
+                if not self._hurried:
+                    self._nap(PATIENCE)
+                self._hurried = False
                 while self._driving is None and self._scheduler.jobs and not self._closed:
                     self._turn(None)
                 self._pass_on()
+
+    def hurry(self) -> None:
+        """Nobody will come and drive: somebody is to be told of an outcome, and does not wait for it."""
+        with self._lock:
+            if self._driving is None and not self._closed:
+                self._hurried = True
+                self._service_news.notify_all()
 
     def _nap(self, timeout: float | None) -> None:
         self._service_sleeps = timeout is None

@@ -11,6 +11,7 @@ import concurrent.futures as standard
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
@@ -64,6 +65,13 @@ class Future(standard.Future[R]):
         """What the task raised, None where it returned; otherwise as `result`."""
         self._await(timeout)
         return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callable[[standard.Future[R]], object]) -> None:
+        """Have `fn` called with this future when it is done, in the thread for callbacks."""
+        super().add_done_callback(fn)
+        driver = self._driver
+        if driver is not None:
+            driver.hurry()
 
     def cancel(self) -> bool:
         """End the task, whether it runs or waits; False where it is done already."""
