@@ -71,11 +71,12 @@ def _check_exceptions(faults: dict[int, str], errors: list[BaseException]) -> No
         assert any(note.startswith("parallelkit: ") for note in error.__notes__), (index, name)
 
 
-@pytest.mark.parametrize("chunksize", [None, 100])
-def test_an_exception(served: Any, chunksize: int | None, tmp_path: Path) -> None:
+def test_an_exception(served: Any, tmp_path: Path) -> None:
     faults = _between(EXCEPTIONS)
     with served(max_workers=2) as outcomes:
-        _check_exceptions(faults, _strike(outcomes, faults, tmp_path / "ran", chunksize=chunksize))
+        for chunksize in (None, 100):
+            folder = tmp_path / f"chunks-{chunksize}"
+            _check_exceptions(faults, _strike(outcomes, faults, folder, chunksize=chunksize))
 
 
 @pytest.mark.parametrize("engine", ["threads", "serial"])
