@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import os
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -130,3 +132,25 @@ def test_who_has_taken_a_result_is_not_one_to_whom_the_driving_is_passed(tmp_pat
         (tmp_path / "over").touch()
         other.join(30)
         assert not other.is_alive()
+
+
+def test_what_tears_a_pool_ends_its_calls(start_method: str) -> None:
+    """Also those that nobody waits for: a callback and a future are told."""
+    told: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+    pool = parallelkit.Pool(1, start_method=start_method)
+    executor = parallelkit.ProcessPoolExecutor(1, start_method=start_method)
+    result = pool.apply_async(tasks.sleep, (3600,), error_callback=told.put)
+    future = executor.submit(tasks.sleep, 3600)
+    for driver in (pool._driver, executor._driver):
+        with pytest.raises(ZeroDivisionError), driver._lock:
+            1 // 0  # no handler of a signal runs here, so this is a fault of ours, or a full disk
+    assert concurrent.futures.wait([future], timeout=30).not_done == set()
+    for error in (told.get(timeout=30), future.exception()):
+        assert isinstance(error, parallelkit.ClosedError)
+        assert isinstance(error.__cause__, ZeroDivisionError)
+    with pytest.raises(parallelkit.ClosedError):
+        result.get(timeout=30)
+    with pytest.raises(parallelkit.ClosedError):
+        pool.apply(abs, (1,))
+    pool.terminate()
+    executor.shutdown()

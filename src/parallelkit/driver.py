@@ -716,6 +716,19 @@ class Driver:
         with contextlib.suppress(Exception):
             self._crew.close()
         self._wake_all()
+        for call in self._calls.values():
+            ended = ClosedError("the pool was ended while this call was under way")
+            ended.__cause__ = error
+            call.pending.append(Finish(call.id, ended))
+            self._outgoing.append(call)
+        self._calls.clear()
+        if self._outgoing:
+            # Not by this thread, which is on its way out and has the lock.
+            self.in_background(self._finish_torn)
+
+    def _finish_torn(self) -> None:
+        with self._lock:
+            self._hand_out()
 
     def _join_threads(self) -> None:
         for thread in (self._service, *self._feeders):
