@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,11 @@ import hypothesis
 import psutil
 import pytest
 
-import parallelkit.guardian
+# Where byte code is not kept, each worker of spawn would compile the library anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+import parallelkit.guardian  # noqa: E402
 
 hypothesis.settings.register_profile("parallelkit", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("parallelkit")
