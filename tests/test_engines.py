@@ -15,7 +15,7 @@ import pytest
 import tasks
 
 import parallelkit
-from parallelkit import Failure, WorkerInitError
+from parallelkit import Failure
 
 
 def _interrupt() -> None:
@@ -131,12 +131,6 @@ def test_a_serial_task_may_hand_in_work_and_end_its_pool() -> None:
 def test_an_initializer_that_fails_once(engine: dict[str, Any], counting: Any) -> None:
     options: dict[str, Any] = {"initializer": tasks.fail_first, "initargs": (str(counting.folder),)}
     assert parallelkit.pool_map(abs, [-1, -2], max_workers=1, **options, **engine) == [1, 2]
-
-
-def test_an_initializer_that_exits(engine: dict[str, Any]) -> None:
-    with pytest.raises(WorkerInitError) as caught:
-        parallelkit.pool_map(abs, [1], initializer=tasks.happen, initargs=("sys.exit",), **engine)
-    assert isinstance(caught.value.__cause__, SystemExit)
 
 
 def test_a_serial_initializer_that_is_interrupted() -> None:

@@ -115,36 +115,11 @@ def test_imap_with_outcomes_and_groups(engine: Options) -> None:
     assert (seen, len(caught.value.exceptions)) == ([0, 2], 2)
 
 
-class InputError(Exception):
-    pass
-
-
-def _failing_input() -> Iterator[int]:
-    yield from range(3)
-    raise InputError("disk")
-
-
-def test_an_input_that_raises_raises_its_own_exception(engine: Options) -> None:
-    with pytest.raises(InputError, match="disk"):
-        parallelkit.pool_map(tasks.square, _failing_input(), **engine)
-    seen = []
-    with pytest.raises(InputError, match="disk"):
-        for result in parallelkit.pool_imap(tasks.square, _failing_input(), **engine):
-            seen.append(result)
-    assert seen == [0, 1, 4]
-
-
 def test_initializer(engine: Options) -> None:
     tasks._state.clear()
     options: Options = {"initializer": tasks.set_state, "initargs": (5,), "max_workers": 1}
     assert parallelkit.pool_map(tasks.get_state, [0], **options, **engine) == [[5]]
     tasks._state.clear()
-
-
-def test_an_initializer_that_always_fails(engine: Options) -> None:
-    with pytest.raises(parallelkit.WorkerInitError) as caught:
-        parallelkit.pool_map(tasks.square, range(5), initializer=tasks.broken_initializer, **engine)
-    assert isinstance(caught.value.__cause__, LookupError)
 
 
 @pytest.mark.parametrize("kind", ["threads", "fork", "spawn"])
@@ -188,15 +163,6 @@ def test_progress(engine: Options) -> None:
     progress = Progress()
     list(parallelkit.pool_imap(tasks.square, range(50), progress=progress, **engine))
     assert (progress.count, progress.closed) == (50, 1)
-
-
-def test_a_progress_object_that_raises_makes_its_error_the_calls(engine: Options) -> None:
-    class Broken(Progress):
-        def update(self, n: int) -> None:
-            raise OSError("no terminal")
-
-    with pytest.raises(OSError, match="no terminal"):
-        parallelkit.pool_map(tasks.square, range(5), progress=Broken(), **engine)
 
 
 def test_max_tasks_per_child(start_method: str) -> None:
@@ -326,22 +292,6 @@ def test_a_result_does_not_wait_for_the_rest_of_its_chunk(kind: str) -> None:
     items = [0.0, 0.0, nap]
     with parallelkit.pool_imap(tasks.sleep, items, chunksize=3, max_workers=1, **chosen) as results:
         assert [next(results), next(results)] == [0.0, 0.0]
-
-
-def _leaving_input(leave: BaseException) -> Iterator[int]:
-    yield from range(3)
-    raise leave
-
-
-@pytest.mark.parametrize("leave", [SystemExit("input"), GeneratorExit(), KeyboardInterrupt()], ids=repr)
-def test_an_input_that_raises_what_is_no_error(engine: Options, leave: BaseException) -> None:
-    with pytest.raises(type(leave)):
-        parallelkit.pool_map(tasks.square, _leaving_input(leave), **engine)
-    seen = []
-    with pytest.raises(type(leave)):
-        for result in parallelkit.pool_imap(tasks.square, _leaving_input(leave), **engine):
-            seen.append(result)
-    assert seen == [0, 1, 4]
 
 
 class Unspeakable:

@@ -90,15 +90,6 @@ def test_a_callback_may_submit(pool: Pool) -> None:
     assert results[0].get() == 81
 
 
-def test_a_callback_that_raises_makes_its_error_the_calls(pool: Pool) -> None:
-    def burst(_: object) -> None:
-        raise LookupError("callback")
-
-    result = pool.apply_async(tasks.square, (3,), callback=burst)
-    with pytest.raises(LookupError, match="callback"):
-        result.get()
-
-
 def test_imap_goes_on_behind_a_failure(pool: Pool) -> None:
     results = pool.imap(tasks.fail_on_odd, range(4))
     assert next(results) == 0

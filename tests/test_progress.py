@@ -222,36 +222,6 @@ def test_an_object_with_a_postfix_is_told_of_failures(engine: dict[str, Any]) ->
     assert told[-1] == 4
 
 
-@pytest.mark.parametrize("where", ["update", "close"])
-@pytest.mark.parametrize("kind", [OSError, SystemExit])
-@pytest.mark.parametrize("face", ["map", "imap", "pool"])
-def test_an_object_that_raises_makes_its_error_the_calls(
-    where: str, kind: type[BaseException], face: str
-) -> None:
-    counter = Counter()
-    error = kind("no such terminal")
-
-    def fail(*_: object) -> None:
-        raise error
-
-    setattr(counter, where, fail)
-    taken: list[int] = []
-    with pytest.raises(kind, match="no such terminal") as caught:
-        if face == "map":
-            parallelkit.pool_map(tasks.square, range(10), progress=counter, max_workers=2)
-        elif face == "imap":
-            for value in parallelkit.pool_imap(tasks.square, range(10), progress=counter, max_workers=2):
-                taken.append(value)
-        else:
-            with parallelkit.Pool(2) as pool:
-                pool.map(tasks.square, range(10), progress=counter)
-    assert caught.value is error
-    if face == "imap":
-        assert taken == [x * x for x in range(10)]  # the results are not lost to the bar
-    if where == "update":
-        assert counter.closed == 1
-
-
 def test_the_failure_of_an_item_comes_before_that_of_the_object() -> None:
     class Broken(Counter):
         def update(self, n: int, /) -> None:
