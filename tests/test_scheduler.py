@@ -431,3 +431,24 @@ def test_an_item_that_no_worker_survives_receiving_is_given_up() -> None:
     assert isinstance(failed[1], WorkerDiedError)
     assert (failed[1].index, failed[1].started) == (1, False)
     assert deaths == 6  # three of the whole chunk, three of the item alone
+
+
+def test_what_is_taken_back_from_a_worker_that_still_receives_it_goes_to_the_idle_one() -> None:
+    machine = s.Scheduler(2)
+    machine.submit(s.JobSpec(size=4, at_hand=True, chunksize=1), 0.0)
+    first, second = (command for command in machine.commands() if isinstance(command, s.RunChunk))
+    machine.handle(s.Results(second.worker, second.chunk.id, 0, ["b"], None, 0.0001), 0.001)
+    # Large items, which the worker has not finished receiving for as long as the test looks.
+    place = s.Place(second.chunk.id, 0, 0.0)
+    machine.handle(s.Results(first.worker, first.chunk.id, 0, ["a"], None, 0.0001), 0.002)
+    given = [command for command in machine.commands() if isinstance(command, s.RunChunk)]
+    assert [command.worker for command in given] == [second.worker] * 2
+    given.clear()
+    for _ in range(20):
+        machine.handle(s.Tick(), machine.wake_at() or 1.0)
+        for command in machine.commands():
+            if isinstance(command, s.Revoke):
+                machine.handle(s.Revoked(command.worker, place), machine.wake_at() or 1.0)
+            elif isinstance(command, s.RunChunk):
+                given.append(command)
+    assert sorted(command.worker for command in given) == [first.worker, second.worker]

@@ -296,6 +296,10 @@ class Scheduler:
             self._give(worker)
         if worker.chunks:
             return
+        self._set_free(worker)
+
+    def _set_free(self, worker: Worker) -> None:
+        """A worker holds nothing."""
         if self._quota(worker) > 0:
             self._roster.idle[worker.id] = worker
         else:
@@ -592,7 +596,9 @@ class Scheduler:
         elif verdict is not None and worker.chunks:
             self._timers.set(("task", worker.id), self._now + AGAIN_SECONDS)
         if worker.usable and not worker.chunks:
-            self._refill(worker)
+            # It gets its share with the idle ones, and not all of it again: as long as it receives large
+            # items, that would be taken back and sent again for ever.
+            self._set_free(worker)
 
     def _take_back_behind(self, worker: Worker, place: m.Place) -> None:
         for chunk in list(worker.chunks):
