@@ -104,7 +104,7 @@ WORKLOADS = (
     ),
     Workload(
         "document", "in turn", "the same, in turn",
-        session=_session(_in_turn, work, _SHORT, _LONG), ideal=_SHORT + _LONG, **_SLEEPING,
+        session=_session(_in_turn, work, _SHORT, _LONG), ideal=_SHORT + _LONG, **{**_SLEEPING, "rounds": 1},
     ),
     Workload(
         "document", "pool", "the pool of five that sleep 1 s, one of them with a mistake, on five workers",

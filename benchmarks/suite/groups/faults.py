@@ -59,7 +59,7 @@ _ALL = each((*(replace(peer, open=_OPEN) for peer in (POOL, FUTURES, LOKY, MPIRE
 def _workload(name: str, title: str, figure: str, *names: str) -> Workload:
     contestants = [contestant for contestant in _ALL if not names or contestant.name in (*names, _OURS.name)]
     return Workload(
-        "faults", name, title, contestants, _figure(figure), rounds=3, quick_rounds=1, warmups=0,
+        "faults", name, title, contestants, _figure(figure), rounds=2, quick_rounds=1, warmups=0,
         note="docs/faults.md has more of these, each from more runs.",
     )  # fmt: skip
 

@@ -147,7 +147,7 @@ def _equal(items: Sequence[Any], values: list[Any]) -> bool:
 _BY_INITIALIZER = ", initializer"
 _BY_SHARING = ", shared_objects"
 _PARTIAL_CONTESTANTS = slow(
-    each((SERIAL, *PEERS, *_OURS)), 4, POOL.name, FUTURES.name, LOKY.name, PEBBLE.name
+    each((SERIAL, *PEERS, *_OURS)), 8, POOL.name, FUTURES.name, LOKY.name, PEBBLE.name, rounds=1
 )
 #: What their manuals advise for a large argument that all items have in common.
 _ADVISED = each((
@@ -240,7 +240,7 @@ WORKLOADS = (
     _large("arrays out", "16 arrays of 8 MB out", tasks.filled, _numbers, _filled),
     _large(
         "arrays both", "16 arrays of 8 MB in, 16 out", tasks.negated, _arrays, _negated,
-        bytes=2 * _ALL_BYTES, quick=False,
+        bytes=2 * _ALL_BYTES, rounds=3, quick=False,
     ),
     Workload(
         "payload", "one array", "one array of 1 GB in",
@@ -271,13 +271,13 @@ WORKLOADS = (
     ),
     _large(
         "frames", "16 pandas frames of 50,000 rows, ten columns of numbers and one of text, in and out",
-        tasks.scaled, _frames, _scaled, rounds=3, bytes=None, quick=False,
+        tasks.scaled, _frames, _scaled, rounds=2, bytes=None, quick=False,
         contestants=each((SERIAL, *PEERS, *_OURS)),
     ),
     *(
         _large(
             f"{kind.__name__} objects", f"16 {kind.__name__} objects of 8 MB in and out", tasks.same,
-            _blocks(kind), _equal, rounds=3, bytes=2 * _ALL_BYTES, quick=False,
+            _blocks(kind), _equal, rounds=2, bytes=2 * _ALL_BYTES, quick=False,
         )
         for kind in (bytes, bytearray)
     ),
