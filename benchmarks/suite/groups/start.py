@@ -92,7 +92,8 @@ def _two_items(method: str, **options: Any) -> Workload:
 def _many_workers(method: str, rounds: int, **options: Any) -> Workload:
     return Workload(
         "start", f"64 workers, {method}", f"{_MANY_WORKERS} workers, one task each, stop ({method})",
-        slow(each((*PEERS, *_OURS), method), 1, JOBLIB.name, LOKY.name, rounds=1), _many, rounds=rounds, warmups=0,
+        slow(each((*PEERS, *_OURS), method), 1, JOBLIB.name, LOKY.name, rounds=1), _many,
+        rounds=rounds, warmups=0,
         note=f"A task sleeps {1000 * _TASK_SECONDS:g} ms; who starts slowly needs fewer workers for all.",
         **options,
     )  # fmt: skip
