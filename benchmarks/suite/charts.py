@@ -103,9 +103,9 @@ def _bar(bar: Bar, y: float, longest: float) -> str:
 
 def ratios(title: str, panel: Panel) -> str:
     """Bars from 1 to the left (faster) and to the right (slower), by the logarithm."""
-    left, right = 430.0, _WIDTH - 70.0
+    left, right = 430.0, _WIDTH - 70.0  # with room for the figures on both sides
     reach = max([0.5, *(abs(math.log2(bar.value)) for bar in panel.bars)])
-    middle, unit = (left + right) / 2, (right - left) / 2 / reach
+    middle, unit = (left + 50 + right) / 2, (right - left - 50) / 2 / reach
     y = float(_MARGIN + _HEAD)
     height = y + _ROW * len(panel.bars) + _GAP
     content = _text(_MARGIN, _MARGIN + 14, panel.title, "title")

@@ -146,7 +146,7 @@ GOALS = (
     Goal("stream of 10 million", "stream", "long", (STREAM, POOL), _extra("parent's growth, MB"), 30, "MB"),
     Goal(
         "import", "start", "import", ("parallelkit",),
-        _with_peer("multiprocessing.pool, concurrent.futures.process"), 1.3, "x", " of multiprocessing's",
+        _with_peer("multiprocessing and futures"), 1.3, "x", " of multiprocessing's",
     ),
     *(
         Goal(f"task_timeout: {what}", "dispatch", workload, (POOL_MAP, POOL),

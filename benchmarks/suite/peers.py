@@ -135,7 +135,9 @@ def loky(
     """`get_reusable_executor`, which is what loky is for."""
     import loky
 
-    executor = loky.get_reusable_executor(max_workers=workers, initializer=initializer, initargs=initargs)
+    # With "auto" it would compare the arguments with those of the last one, which arrays do not allow.
+    reuse = "auto" if initializer is None else False
+    executor = loky.get_reusable_executor(workers, reuse=reuse, initializer=initializer, initargs=initargs)
     try:
         yield ExecutorRunner(executor)
     finally:

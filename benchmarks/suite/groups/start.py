@@ -43,7 +43,7 @@ def _importing(name: str, kind: str, modules: str, distribution: str = "") -> Co
 
 
 _MODULES = {
-    "multiprocessing.pool, concurrent.futures.process": "multiprocessing.pool, concurrent.futures.process",
+    "multiprocessing and futures": "multiprocessing.pool, concurrent.futures.process",
     "parallelkit": "parallelkit",
     "joblib": "joblib",
     "loky": "loky",
@@ -109,7 +109,8 @@ WORKLOADS = (
             _importing(name, "ours" if name == "parallelkit" else "peer", modules)
             for name, modules in _MODULES.items()
         ),
-        _import, rounds=9, quick_rounds=5, note="What the `import` statement takes; the interpreter is up.",
+        _import, rounds=9, quick_rounds=5, note="What the `import` statement takes; the interpreter is up. The first peer is "
+        "`import multiprocessing.pool, concurrent.futures.process`.",
     ),
     _many_workers(FORK, 3, quick=False),
     _many_workers(FORKSERVER, 2, quick=False),
