@@ -407,7 +407,8 @@ def test_what_failed_is_not_kept_by_its_error() -> None:
     gone = weakref.ref(holder)
     gc.disable()
     try:
-        for buffers in (None, []):
+        choices: tuple[list[pickle.PickleBuffer] | None, ...] = (None, [])
+        for buffers in choices:
             with pytest.raises(TypeError, match="pickle"):
                 serialization.dumps(holder, buffers)
         del holder
