@@ -136,7 +136,7 @@ def loky(
     import loky
 
     # With "auto" it would compare the arguments with those of the last one, which arrays do not allow.
-    reuse = "auto" if initializer is None else False
+    reuse: Any = "auto" if initializer is None else False
     executor = loky.get_reusable_executor(workers, reuse=reuse, initializer=initializer, initargs=initargs)
     try:
         yield ExecutorRunner(executor)

@@ -109,7 +109,8 @@ WORKLOADS = (
             _importing(name, "ours" if name == "parallelkit" else "peer", modules)
             for name, modules in _MODULES.items()
         ),
-        _import, rounds=9, quick_rounds=5, note="What the `import` statement takes; the interpreter is up. The first peer is "
+        _import, rounds=9, quick_rounds=5,
+        note="What the `import` statement takes; the interpreter is up. The standard library's is "
         "`import multiprocessing.pool, concurrent.futures.process`.",
     ),
     _many_workers(FORK, 3, quick=False),
