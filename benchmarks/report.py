@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, NotARunError, DifferentMachinesError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(tables.reached(run))
+    print(tables.reached(run, only_measured=True))
     if given.page is not None:
         write(run, given.page)
     return 0

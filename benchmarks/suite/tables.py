@@ -74,7 +74,7 @@ def workload(run: Run, results: Sequence[Result]) -> str:
     return table(["", "start method", "median", "min", "to the best peer", *columns, "rounds"], rows)
 
 
-def reached(run: Run) -> str:
+def reached(run: Run, *, only_measured: bool = False) -> str:
     """The goals, and whether they are met: with each start method."""
     rows: dict[tuple[goals.Goal, str], dict[str, str]] = {}
     for one in goals.judge(run):
@@ -87,6 +87,7 @@ def reached(run: Run) -> str:
     lines = [
         [goal.row, goal.wanted, face, cells.get("fork", "not measured"), cells.get("forkserver", "")]
         for (goal, face), cells in rows.items()
+        if cells or not only_measured
     ]
     return table(["", "goal", "of", "reached, fork", "reached, forkserver"], lines)
 
