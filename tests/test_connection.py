@@ -299,7 +299,7 @@ def _fill(connection: Connection[Any, Any]) -> int:
     with pytest.raises(CallTimeoutError) as caught:
         while True:
             connection.send(next(numbers), timeout=0.0)
-    assert (caught.value.timeout, connection.unsent) == (0.0, 0)
+    assert (caught.value.timeout, caught.value.begun, connection.unsent) == (0.0, False, 0)
     return next(numbers) - 1
 
 
@@ -325,15 +325,16 @@ def test_a_send_that_times_out_midway_is_completed_and_what_waited_behind_it_is_
     mine, theirs = Pipe()
     with mine, theirs:
         large = np.ones(1_000_000)
-        with pytest.raises(CallTimeoutError):
+        with pytest.raises(CallTimeoutError, match="do not send it again") as caught:
             mine.send(large, timeout=0.01)
+        assert caught.value.begun
         assert 0 < mine.unsent < large.nbytes
         left = mine.unsent
         large[:] = 2.0  # what is left was copied
         for message in ("small", np.ones(50_000)):
-            with pytest.raises(CallTimeoutError):
+            with pytest.raises(CallTimeoutError) as caught:
                 mine.send(message, timeout=0.01)
-            assert mine.unsent == left
+            assert (caught.value.begun, mine.unsent) == (False, left)
         with pytest.raises(CallTimeoutError):
             mine.flush(timeout=0.01)
         finish = functools.partial(mine.send, "next", timeout=LONG) if last == "send" else mine.flush

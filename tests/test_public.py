@@ -74,3 +74,21 @@ if __name__ == "__main__":
         check=False,
     )
     assert (done.stdout, done.stderr) == ("3 ['0', '1', '2'] []\n", "")
+
+
+@pytest.mark.parametrize("name", ["pool_map", "Queue", "ParallelKitError", "ProcessPoolExecutor", "Process"])
+def test_a_thread_that_outlives_the_main_one_finds_each_name(name: str) -> None:
+    """concurrent.futures lets nobody import it by then."""
+    program = f"""
+import parallelkit, threading
+
+def late():
+    threading.main_thread().join()
+    print(parallelkit.{name}.__name__)
+
+threading.Thread(target=late).start()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{name}\n", "")

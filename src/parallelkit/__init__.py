@@ -28,6 +28,8 @@ resources, progress, guardian, shielding
 ======================================= ==============================================================
 """
 
+# Not later: once the main thread has ended, the standard library lets nobody import this any more.
+import concurrent.futures.process  # noqa: F401
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -98,15 +98,23 @@ class CallTimeoutError(ParallelKitError, multiprocessing.TimeoutError, TimeoutEr
     """A whole call, or the wait for what it gives, took longer than `timeout`.
 
     timeout: the limit, in seconds. completed: how many items had an outcome by then; None where there are
-    no items, as with the result of a `Process` or with `Connection.recv`.
+    no items, as with the result of a `Process` or with `Connection.recv`. begun: whether `Connection.send`
+    had sent a part of its message, the rest of which goes ahead of the next one.
 
     >>> CallTimeoutError(timeout=2.0, completed=7)
     CallTimeoutError('no complete result within the timeout of 2 s; by then 7 items were done')
     """
 
-    def __init__(self, *, timeout: float, completed: int | None = None) -> None:
+    def __init__(self, *, timeout: float, completed: int | None = None, begun: bool = False) -> None:
         self.timeout = timeout
         self.completed = completed
+        self.begun = begun
+        if begun:
+            super().__init__(
+                f"not all of the message was sent within the timeout of {timeout:g} s; the rest goes ahead "
+                "of the next one: do not send it again"
+            )
+            return
         if completed is None:
             super().__init__(f"nothing came within the timeout of {timeout:g} s; only the wait is over")
             return

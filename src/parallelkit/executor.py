@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures as standard
+import contextlib
 import logging
 import multiprocessing
 import signal
@@ -307,10 +308,10 @@ class ProcessPoolExecutor(standard.Executor):
         trace: TracebackType | None,
     ) -> None:
         try:
-            if error is None or isinstance(error, Exception):
-                self.shutdown(wait=True)
-            else:
+            if isinstance(error, KeyboardInterrupt):
                 self.terminate_workers()
+            else:
+                self.shutdown(wait=True)
         except BaseException:
             # A Ctrl-C while the work was being finished: the workers have seen nothing of it.
             if not self._driver.inherited:
@@ -425,4 +426,7 @@ def _finish_all() -> None:
 
 
 # Private, and what `concurrent.futures` uses since Python 3.9: `atexit` comes when its threads have ended.
-threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+with contextlib.suppress(
+    RuntimeError
+):  # where this is imported while the program ends: nothing is left to wait
+    threading._register_atexit(_finish_all)  # type: ignore[attr-defined]

@@ -170,8 +170,9 @@ class Connection(Generic[S_contra, R_co]):
         """Send an object; while the other side does not read and the socket is full, wait.
 
         timeout: for how many seconds at most; None: for ever. `CallTimeoutError` (a `TimeoutError`) where
-        that was not enough: nothing of the object was sent then, or, of a large one, a part, and `unsent`
-        says how much is left. `SerializationError` where it cannot be pickled: then nothing was sent.
+        that was not enough. Nothing of the object was sent then, but of a large one a part may have been: the
+        error's `begun` says so, and the rest goes ahead of the next message: do not send it again.
+        `SerializationError` where it cannot be pickled: then nothing was sent.
         `BrokenPipeError` where the other side is gone.
 
         >>> mine, theirs = Pipe()
@@ -202,10 +203,10 @@ class Connection(Generic[S_contra, R_co]):
 
     @property
     def unsent(self) -> int:
-        """How many bytes of a message are still to be sent, of which a part was when its `send` ended.
+        """How many bytes are still to be sent of a message that was begun.
 
-        0, but after a `send` that timed out or that an exception of a signal handler ended. The rest goes
-        ahead of the next message, or by `flush`: do not send that message again.
+        0, but after a `send` that timed out midway or that an exception of a signal handler ended. They go
+        ahead of the next message, or by `flush`.
         """
         return 0 if self._opened is None else self._opened.unsent
 
@@ -223,7 +224,7 @@ class Connection(Generic[S_contra, R_co]):
         try:
             send(message, time.monotonic() + max(0.0, timeout))
         except TimeoutError:
-            raise CallTimeoutError(timeout=timeout) from None
+            raise CallTimeoutError(timeout=timeout, begun=self._stream().begun) from None
 
     # In
 

@@ -45,7 +45,7 @@ class MessageStream:
     pair, end: the notes on who uses which end of the pair, and which of them this is.
     """
 
-    __slots__ = ("_arrived", "_end", "_filling", "_pair", "_polls", "_socket", "_unsent")
+    __slots__ = ("_arrived", "_end", "_filling", "_pair", "_polls", "_socket", "_unsent", "begun")
 
     def __init__(self, sock: socket.socket, pair: peers.Pair | None, end: int) -> None:
         self._socket = sock
@@ -54,6 +54,7 @@ class MessageStream:
         self._arrived: list[Part] = []  # parts of a message under way
         self._filling: tuple[bytearray, int] | None = None  # the one behind them, and how much of it is there
         self._unsent: list[memoryview] = []
+        self.begun = False  # whether a part was sent of the last message that an exception kept from its end
         self._polls: dict[int, select.poll] = {}
 
     def detach(self) -> None:
@@ -114,13 +115,15 @@ class MessageStream:
             self._send_unsent(deadline)
         except BaseException:
             earlier = self.unsent - sum(memoryview(part).nbytes for part in parts)
-            if earlier >= 0:  # nothing of this one was sent
+            self.begun = earlier < 0
+            if not self.begun:
                 self._unsent = _first(self._unsent, earlier)
             self._keep_unsent()
             raise
 
     def flush(self, deadline: float | None) -> None:
         """Send what is left of a message that was begun, as `send` does."""
+        self.begun = True
         try:
             self._send_unsent(deadline)
         finally:

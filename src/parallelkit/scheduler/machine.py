@@ -645,7 +645,8 @@ class Scheduler:
         self._roster.remove(worker)
         for chunk in list(worker.chunks):
             self._take_back(worker, chunk, chunk.start)
-        self._count_failed_start(event.exception, no_room=event.no_room)
+        if worker.attempt >= self._failed_starts:
+            self._count_failed_start(event.exception, no_room=event.no_room)
 
     def _count_failed_start(self, cause: BaseException, *, no_room: bool = False) -> None:
         self._failed_starts += 1
@@ -682,7 +683,6 @@ class Scheduler:
         for chunk in list(worker.chunks):
             self._bury(worker, chunk, death)
         if starting and worker.attempt >= self._failed_starts:
-            # Of several that were under way together, one counts: what killed them may have been the same.
             self._count_failed_start(self._died(None, death, started=False))
 
     def _blame_reading(self, chunk: m.Chunk, death: m.Death) -> m.Death:

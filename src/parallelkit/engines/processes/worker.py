@@ -78,11 +78,13 @@ def _set_up_signals(mask: set[int] | None) -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt in a task, and nowhere else: half a frame on the channel helps nobody."""
-    if frame is not None and frame.f_globals.get("__name__") == __name__:
-        return
+    called = None
     while frame is not None:
         if frame.f_code is Loop.run_items.__code__:
-            raise KeyboardInterrupt
+            if called is not None and called not in _BETWEEN_TASKS:
+                raise KeyboardInterrupt
+            return
+        called = frame.f_code
         frame = frame.f_back
 
 
@@ -189,6 +191,21 @@ class Channel:
         chunk, first = word >> POSITION_BITS, word & LOADING_MARK
         self.send(pack(p.RESULTS, chunk, first, entries.pack(now - self._since), buffers))
         self._since = now
+
+
+#: What `run_items` calls beside its tasks.
+_BETWEEN_TASKS = frozenset(
+    function.__code__
+    for function in (
+        Channel.begin,
+        Channel.flush,
+        Channel.add,
+        Channel.add_failure,
+        Channel.send,
+        pack,
+        _own_frames_off,
+    )
+)
 
 
 class Loop:
