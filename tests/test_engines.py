@@ -16,6 +16,7 @@ import tasks
 
 import parallelkit
 from parallelkit import Failure
+from parallelkit.driver import Driver
 
 
 def _interrupt() -> None:
@@ -133,7 +134,8 @@ def test_an_initializer_that_fails_once(engine: dict[str, Any], counting: Any) -
     assert parallelkit.pool_map(abs, [-1, -2], max_workers=1, **options, **engine) == [1, 2]
 
 
-def test_a_serial_initializer_that_is_interrupted() -> None:
+def test_a_serial_initializer_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Driver, "serve", lambda *_: None)  # this thread drives, however late it comes
     struck: list[int] = []
 
     def initializer() -> None:

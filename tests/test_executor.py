@@ -613,7 +613,8 @@ def test_pending_work_is_ended_where_a_ctrl_c_ends_the_program() -> None:
 
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, asyncio.CancelledError])
 def test_what_was_handed_in_is_finished_where_the_block_is_left(kind: type[BaseException]) -> None:
+    futures: list[standard.Future[int]] = []
     with pytest.raises(kind), parallelkit.ProcessPoolExecutor(1, start_method="fork") as executor:
-        futures = [executor.submit(tasks.square, number) for number in range(3)]
+        futures += [executor.submit(tasks.square, number) for number in range(3)]
         raise kind
     assert [future.result() for future in futures] == [0, 1, 4]

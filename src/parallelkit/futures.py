@@ -159,7 +159,7 @@ class Settlement:
     __slots__ = ("_error", "_value", "future")
 
     def __init__(self, future: Future[Any]) -> None:
-        self.future = future
+        self.future: Future[Any] = future
         self._value: Any = None
         self._error: BaseException | None = None
 
