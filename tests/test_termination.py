@@ -252,7 +252,7 @@ class _Unstarted:
         (0, ValueError, "process id above 1 is needed"),
         (1, ValueError, "process id above 1 is needed"),
         (-5, ValueError, "process id above 1 is needed"),
-        (os.getpid(), ValueError, "cannot end its own tree"),
+        pytest.param(os.getpid(), ValueError, "cannot end its own tree", id="own"),
         (_Unstarted(), ValueError, "has not been started"),
         (multiprocessing.Process(target=time.sleep), ValueError, "has not been started"),
         (True, TypeError, "a process or a process id is needed"),
