@@ -91,14 +91,16 @@ def interrupted(method: str, folder: str, *, times: int) -> None:
         caught = 0
         print(name, flush=True)
         try:
-            face([name])
-        except KeyboardInterrupt:
-            print("interrupted", flush=True)
-        while times > 1 and caught < times:  # the second came after the end of the call
             try:
-                time.sleep(0.01)
+                face([name])
+                print("not interrupted", flush=True)
             except KeyboardInterrupt:
-                break
+                pass
+            while times > 1 and caught < times:  # the second comes after the end of the call, perhaps
+                time.sleep(0.01)
+        except KeyboardInterrupt:  # here, or in the clause above
+            pass
+        print("interrupted", flush=True)
 
 
 if __name__ == "__main__":
