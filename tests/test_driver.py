@@ -154,3 +154,35 @@ def test_what_tears_a_pool_ends_its_calls(start_method: str) -> None:
         pool.apply(abs, (1,))
     pool.terminate()
     executor.shutdown()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_service_ends_with_a_pool_that_is_abandoned_while_it_sleeps(held: bool) -> None:
+    """A second Ctrl-C in the midst of `terminate`; what ends the pool behind it must not wait for ever."""
+    pool = parallelkit.Pool(1, start_method="fork")
+    assert pool.map_async(abs, [-1]).get(30) == [1]
+    driver = pool._driver
+    service = driver._service
+    assert service is not None
+    _until(lambda: driver._service_sleeps)
+    if held:  # then it is told when the pool is ended
+        taken, over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with driver._lock:
+                taken.set()
+                over.wait(30)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert taken.wait(30)
+        driver.abandon()
+        over.set()
+        holder.join()
+        assert service.is_alive()
+        pool.terminate()
+    else:
+        driver.abandon()
+    service.join(30)
+    assert not service.is_alive()
+    pool.terminate()

@@ -731,6 +731,8 @@ class Driver:
             self._hand_out()
 
     def _join_threads(self) -> None:
+        with self._lock:
+            self._wake_all()
         for thread in (self._service, *self._feeders):
             if thread is not None and thread is not threading.current_thread():
                 # A feeder may be blocked in the caller's own input: it ends when that moves on.
@@ -742,6 +744,10 @@ class Driver:
             self._closed = True
             self._crew.wake()
             self._crew.close()
+            # Whoever has the lock now sees by himself that it is over; those who sleep have to be told.
+            if not self._lock.mine and self._lock.acquire(blocking=False):
+                self._wake_all()
+                self._lock.release()
 
     def check_owner(self) -> None:
         """ClosedError in a forked child, which has inherited the pool and none of its workers."""
