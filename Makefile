@@ -16,10 +16,8 @@ help: ## show this
 demo: $(STAMP) ## survey the standard library with pool_map: the main job on real input
 	$(BIN)/python examples/stdlib_survey.py
 
-JOBS = 2
-
-test: $(STAMP) ## run the tests, JOBS=2 at a time
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP) ## check format, style and the directions of imports
 	$(BIN)/ruff format --check .

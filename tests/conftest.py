@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -20,6 +21,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 import parallelkit.guardian  # noqa: E402
+
+# A shell that starts the tests in the background has them ignore a Ctrl-C, and what they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("parallelkit", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("parallelkit")
