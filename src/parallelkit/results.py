@@ -13,7 +13,7 @@ from .errors import CallTimeoutError, ClosedError
 from .gathering import Gathering
 from .iteration import Stream
 from .options import CallSettings, ErrorCallback
-from .shielding import unshielded
+from .shielding import shielded, unshielded
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -122,6 +122,8 @@ class AsyncResult(Generic[R_co]):
 class Unretrieved:
     """The failures of a pool that nobody has been told of: the first `KEPT`, and how many more there are."""
 
+    # Shielded: the exception of a signal handler just behind the acquire would leave the lock held for ever.
+
     KEPT = 1000  # with its result and traceback, each takes some kilobytes
 
     def __init__(self) -> None:
@@ -132,7 +134,7 @@ class Unretrieved:
 
     def add(self, result: AsyncResult[Any], exception: BaseException) -> None:
         """A call has ended in `exception`."""
-        with self._lock:
+        with shielded(), self._lock:
             if len(self._failures) < self.KEPT:
                 self._failures[result] = exception
             else:
@@ -142,20 +144,20 @@ class Unretrieved:
     def discard(self, result: AsyncResult[Any]) -> None:
         """Somebody has been told what the call ended in."""
         if result in self._failures or result._beyond:
-            with self._lock:
+            with shielded(), self._lock:
                 self._failures.pop(result, None)
                 self._beyond -= result._beyond
                 result._beyond = False
 
     def watch(self, stream: Stream) -> None:
         """There may be failures in `stream`."""
-        with self._lock:
+        with shielded(), self._lock:
             self._streams = [s for s in self._streams if not s.over or s.untaken_failures()]
             self._streams.append(stream)
 
     def take(self) -> tuple[list[BaseException], int]:
         """Those that are kept, and how many there are in all; they are retrieved by that."""
-        with self._lock:
+        with shielded(), self._lock:
             failures = list(self._failures.values())
             beyond, self._beyond = self._beyond, 0
             self._failures.clear()
