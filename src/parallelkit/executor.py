@@ -426,7 +426,6 @@ def _finish_all() -> None:
 
 
 # Private, and what `concurrent.futures` uses since Python 3.9: `atexit` comes when its threads have ended.
-with contextlib.suppress(
-    RuntimeError
-):  # where this is imported while the program ends: nothing is left to wait
+# Where this is first imported while the program ends, that is refused, and there is nothing to wait for.
+with contextlib.suppress(RuntimeError):
     threading._register_atexit(_finish_all)  # type: ignore[attr-defined]

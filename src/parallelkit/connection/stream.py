@@ -54,9 +54,8 @@ class MessageStream:
         self._arrived: list[Part] = []  # parts of a message under way
         self._filling: tuple[bytearray, int] | None = None  # the one behind them, and how much of it is there
         self._unsent: list[memoryview] = []
-        self.begun: bool = (
-            False  # whether a part was sent of the last message that an exception kept from its end
-        )
+        #: Whether a part was sent of the last message that an exception kept from its end.
+        self.begun: bool = False
         self._polls: dict[int, select.poll] = {}
 
     def detach(self) -> None:

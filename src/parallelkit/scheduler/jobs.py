@@ -139,8 +139,7 @@ class Job:
             return None
         # Guided: the rest is to be shared out among all, in shrinking pieces.
         left = max(fresh, (self.spec.size or 0) - self.fresh)
-        least = 1 if self.spec.chunksize is None else min(self.spec.chunksize, CHUNK_LIMIT)
-        size = max(least, min(self._chunk_wanted(), math.ceil(left / (2 * workers))))
+        size = max(self._chunk_least(), min(self._chunk_wanted(), math.ceil(left / (2 * workers))))
         size = min(size, most, fresh)
         self._chunk_last = max(self._chunk_last, size)
         start = self.fresh
@@ -162,13 +161,16 @@ class Job:
         self.held += 1
         return Chunk(id, self.id, start, start + size, span.piecewise, self._eager(size))
 
+    def _chunk_least(self) -> int:
+        return 1 if self.spec.chunksize is None else min(self.spec.chunksize, CHUNK_LIMIT)
+
     def _chunk_wanted(self) -> int:
         """How many items a chunk should have.
 
         A size that the caller chose is what one of his chunks has. Where they are short, a worker is handed
         several at once: what waits behind a long one is taken back as soon as another worker is idle.
         """
-        least = 1 if self.spec.chunksize is None else min(self.spec.chunksize, CHUNK_LIMIT)
+        least = self._chunk_least()
         if self.seconds_each is None or (self.spec.chunksize is not None and not self.spec.at_hand):
             return least
         size = CHUNK_SECONDS / max(self.seconds_each, 1e-8)
