@@ -85,6 +85,13 @@ class Owner:
         return self.process.stdout.readline().strip()
 
 
+@pytest.fixture(autouse=True)
+def _ends_with_no_guardian() -> Iterator[None]:
+    """Some tests here leave one that watches what is dead, or one that has lost its replacement."""
+    yield
+    guardian.stop()
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
     owners: list[Owner] = []
