@@ -44,7 +44,8 @@ from . import protocol as p
 from . import starting
 from .entries import Entries
 from .page import StatusPage
-from .transport import Frame, Outbox, Part, Receiver, pack, size_of
+from .shared import LEAST, SharedBuffers, pack_body
+from .transport import Frame, HasDescriptor, Outbox, Part, Receiver, pack, size_of
 from .worker import Boot, main
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -97,7 +98,7 @@ class ProcessCrew:
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
         self._works: dict[int, Work] = {}
-        self._pickles: dict[int, tuple[bytes, list[pickle.PickleBuffer]]] = {}
+        self._definitions: dict[int, _Definition] = {}
         self._events: list[Event] = []
         with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
@@ -132,7 +133,7 @@ class ProcessCrew:
 
     def forget(self, job: int) -> None:
         self._works.pop(job, None)
-        self._pickles.pop(job, None)
+        self._definitions.pop(job, None)
         for member in self._members.values():
             if job in member.defined:
                 member.defined.remove(job)
@@ -258,7 +259,7 @@ class ProcessCrew:
         elif work.style is not Style.APPLY or not (parts := _pack_single(chunk, work)):
             if chunk.job not in member.defined:
                 try:
-                    parts += self._definition(chunk.job, work)
+                    parts += self._define(member, chunk.job, work)
                 except Exception as error:
                     self._events.append(JobFailed(chunk.job, error))
                     self._events.append(StoppedShort(worker, chunk.id, 0))
@@ -273,21 +274,19 @@ class ProcessCrew:
                 parts = [b"".join(parts)]
         self._send(member, parts)
 
-    def _definition(self, job: int, work: Work) -> list[Part]:
-        known = self._pickles.get(job)
+    def _define(self, member: _Member, job: int, work: Work) -> list[Part]:
+        """What is to be sent before the first chunk of a call."""
+        known = self._definitions.get(job)
         if known is None:
-            buffers: list[pickle.PickleBuffer] = []
-            try:
-                data = serialization.dumps(work.function, buffers)
-            except BaseException as error:
-                raise serialization.error("function", work.function, error) from error
-            known = self._pickles[job] = data, buffers
-        data, buffers = known
-        return pack(p.DEFINE, job, work.style, data, [buffer.raw() for buffer in buffers])
+            known = self._definitions[job] = _Definition(work)
+        if known.shared is not None:
+            self._send(member, known.parts(job), known.shared)
+            return []
+        return known.parts(job)
 
-    def _send(self, member: _Member, parts: list[Part]) -> None:
+    def _send(self, member: _Member, parts: list[Part], carried: HasDescriptor | None = None) -> None:
         try:
-            member.outbox.send(parts)
+            member.outbox.send(parts, carried)
         except OSError:
             member.outbox.clear()  # it is dead, which its exit notice tells
         self._want_to_write(member)
@@ -472,6 +471,31 @@ class ProcessCrew:
         self._waker.close()
         self._woken.close()
         self._setup, self._pickled = Setup(), None  # what the initializer was given can go
+
+
+class _Definition:
+    """The function of a call, pickled once; large buffers in it are shared, where the system can do that."""
+
+    def __init__(self, work: Work) -> None:
+        """SerializationError where the function cannot be pickled."""
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            self._data = serialization.dumps(work.function, buffers)
+        except BaseException as error:
+            raise serialization.error("function", work.function, error) from error
+        self._style = work.style
+        self._raw = [buffer.raw() for buffer in buffers]
+        self.shared: SharedBuffers | None = None
+        if sum(view.nbytes for view in self._raw) >= LEAST:
+            with contextlib.suppress(OSError):
+                self.shared = SharedBuffers(self._raw)
+                self._raw.clear()
+
+    def parts(self, job: int) -> list[Part]:
+        """The frame. Where its buffers are shared, it is to be sent with their descriptor."""
+        if self.shared is not None:
+            return pack(p.SHARED, job, self._style, pack_body(self.shared.sizes, self._data))
+        return pack(p.DEFINE, job, self._style, self._data, self._raw)
 
 
 def _pack_single(chunk: Chunk, work: Work) -> list[Part]:

@@ -4,6 +4,8 @@
 frame      way a, b                                         body                   buffers
 ========== === ============================================ ====================== ===================
 DEFINE     →   job, style                                   the function's pickle  its large buffers
+SHARED     →   job, style                                   sizes, and the pickle  in the file that comes
+                                                                                   with it, see `shared`
 FORGET     →   job
 RANGE      →   chunk, job                                   start, stop (u64 each)
 BATCH      →   chunk, job                                   pickle of the items    their large buffers
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-DEFINE, FORGET, RANGE, BATCH, PIECES, SINGLE, STOP = range(1, 8)
+DEFINE, SHARED, FORGET, RANGE, BATCH, PIECES, SINGLE, STOP = range(1, 9)
 READY, INIT_ERROR, RESULTS, SHORT, UNREADABLE, NO_FUNCTION = range(17, 23)
 EAGER = 0x80
 

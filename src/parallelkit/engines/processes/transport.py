@@ -8,16 +8,18 @@
     buffers, raw
 
 Large buffers (pickle protocol 5, out of band) go from the sender's memory into the socket and from there
-into the bytearray that the receiver's object will live in; no copy of them is made in Python.
+into the bytearray that the receiver's object will live in; no copy of them is made in Python. Those that
+several workers are to have travel as a descriptor of their memory instead, see `shared`.
 """
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 Part: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -27,6 +29,17 @@ READ_SIZE = 1 << 16
 #: Parts up to so many bytes in all are joined, which is cheaper than a gathering send.
 JOIN_SIZE = 1 << 15
 _IOV_MOST = 512
+#: No more descriptors than one come with a recv: the kernel ends it behind the message that carries one.
+_DESCRIPTOR_ROOM = socket.CMSG_SPACE(4)
+_DESCRIPTOR = struct.Struct("i")
+
+
+class HasDescriptor(Protocol):
+    """What is open, and stays so as long as somebody has this object."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        ...
 
 
 class Frame(NamedTuple):
@@ -39,7 +52,7 @@ class Frame(NamedTuple):
     a: int
     b: int
     body: Part
-    buffers: Sequence[bytearray | None]
+    buffers: Sequence[Part | None]
 
 
 def pack(kind: int, a: int = 0, b: int = 0, body: Part = b"", buffers: Sequence[Part] = ()) -> list[Part]:
@@ -79,7 +92,7 @@ class Receiver:
         """The frames that one more recv completes; EOFError at the end of the stream."""
         if self._frame is not None:
             return self._read_on(self._frame)
-        data = self._socket.recv(READ_SIZE)
+        data = self._receive()
         if not data:
             raise EOFError
         if self._rest:
@@ -104,6 +117,9 @@ class Receiver:
             at = end
         self._rest = data[at:]
         return frames
+
+    def _receive(self) -> bytes:
+        return self._socket.recv(READ_SIZE)
 
     def _begin_large(
         self, kind: int, a: int, b: int, length: int, sizes: Sequence[int], have: memoryview
@@ -141,6 +157,27 @@ class Receiver:
         return [frame]
 
 
+class DescriptorReceiver(Receiver):
+    """One that takes descriptors, too: they are in `descriptors` before their frames are read.
+
+    Instead of one for which this process had no room there is None.
+    """
+
+    __slots__ = ("descriptors",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.descriptors: deque[int | None] = deque()
+
+    def _receive(self) -> bytes:
+        data, ancillary, flags, _ = self._socket.recvmsg(READ_SIZE, _DESCRIPTOR_ROOM)
+        if ancillary:
+            self.descriptors.append(_DESCRIPTOR.unpack_from(ancillary[0][2])[0])
+        elif flags & socket.MSG_CTRUNC:
+            self.descriptors.append(None)
+        return data
+
+
 def _room(size: int) -> bytearray | None:
     try:
         return bytearray(size)
@@ -159,18 +196,22 @@ def _cut(data: bytes, at: int, sizes: Sequence[int]) -> list[bytearray]:
 class Outbox:
     """What could not be sent at once on a socket that does not block."""
 
-    __slots__ = ("_parts", "_socket")
+    __slots__ = ("_carriers", "_parts", "_socket")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._parts: deque[memoryview] = deque()
+        self._carriers: deque[tuple[memoryview, HasDescriptor]] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def send(self, parts: list[Part]) -> None:
-        """Send as much as goes at once, and keep the rest. OSError where the other end is gone."""
-        if not self._parts and len(parts) == 1 and len(parts[0]) <= JOIN_SIZE:
+    def send(self, parts: list[Part], carried: HasDescriptor | None = None) -> None:
+        """Send as much as goes at once, and keep the rest. OSError where the other end is gone.
+
+        With the first of the parts goes the descriptor of `carried`.
+        """
+        if carried is None and not self._parts and len(parts) == 1 and len(parts[0]) <= JOIN_SIZE:
             try:
                 sent = self._socket.send(parts[0])
             except BlockingIOError:
@@ -178,10 +219,10 @@ class Outbox:
             if sent < len(parts[0]):
                 self._parts.append(memoryview(parts[0])[sent:])
             return
-        for part in parts:
-            view = memoryview(part).cast("B")
-            if len(view):
-                self._parts.append(view)
+        views = [view for part in parts if len(view := memoryview(part).cast("B"))]
+        if carried is not None:
+            self._carriers.append((views[0], carried))
+        self._parts += views
         self.flush()
 
     def flush(self) -> None:
@@ -189,14 +230,28 @@ class Outbox:
         parts = self._parts
         while parts:
             try:
-                sent = self._socket.sendmsg([parts[i] for i in range(min(len(parts), _IOV_MOST))])
+                sent = self._send_some()
             except BlockingIOError:
                 return
             _advance(parts, sent)
 
+    def _send_some(self) -> int:
+        parts, carriers = self._parts, self._carriers
+        if not carriers:
+            return self._socket.sendmsg([parts[i] for i in range(min(len(parts), _IOV_MOST))])
+        carrier, carried = carriers[0]
+        if parts[0] is not carrier:
+            before = itertools.takewhile(lambda part: part is not carrier, parts)
+            return self._socket.sendmsg(list(itertools.islice(before, _IOV_MOST)))
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(carried.fileno()))
+        sent = self._socket.sendmsg([carrier], [rights])
+        carriers.popleft()
+        return sent
+
     def clear(self) -> None:
         """Forget what is left: nobody will read it."""
         self._parts.clear()
+        self._carriers.clear()
 
 
 def send_all(sock: socket.socket, parts: list[Part]) -> None:

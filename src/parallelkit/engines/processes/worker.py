@@ -18,8 +18,9 @@ from ..base import Style, Work, caller, tamed
 from . import protocol as p
 from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
 from .page import BETWEEN, LOADING_MARK, LOGGED, PLACE, POSITION_BITS, REVOKED, StatusPage
+from .shared import map_buffers, unpack_body
 from .starting import restore_filters
-from .transport import Frame, Part, Receiver, pack, send_all
+from .transport import DescriptorReceiver, Frame, Part, pack, send_all
 
 #: Results are sent when so much time has passed since the last ones, in seconds.
 FLUSH_SECONDS = 0.005
@@ -119,7 +120,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, page: StatusPage) -> None:
         self._socket = sock
-        self._receiver = Receiver(sock)
+        self._receiver = DescriptorReceiver(sock)
         self._page = page
         self._append = page.append
         self._dumps = serialization.Picklers().dumps
@@ -130,6 +131,10 @@ class Channel:
         """What the parent sends, until it is gone (EOFError)."""
         while True:
             yield from self._receiver.read()
+
+    def take_descriptor(self) -> int | None:
+        """The descriptor that came with a frame; None where there was no room for it."""
+        return self._receiver.descriptors.popleft()
 
     def send(self, parts: list[Part]) -> None:
         send_all(self._socket, parts)
@@ -226,11 +231,17 @@ class Loop:
                 self._run_chunk(kind, frame)
             elif kind == p.DEFINE:
                 self._definitions[frame.a] = frame
+            elif kind == p.SHARED:
+                self._definitions[frame.a] = self._map(frame)
             elif kind == p.FORGET:
                 self._definitions.pop(frame.a, None)
                 self._callers.pop(frame.a, None)
             else:
                 return
+
+    def _map(self, frame: Frame) -> Frame:
+        sizes, data = unpack_body(frame.body)
+        return frame._replace(body=data, buffers=map_buffers(self._channel.take_descriptor(), sizes))
 
     def _run_chunk(self, kind: int, frame: Frame) -> None:
         chunk, job = frame.a, frame.b
@@ -339,7 +350,7 @@ class Loop:
 _INT_MOST = (1 << 63) - 1
 
 
-def _reading(call: Callable[[Any], Any], buffers: Sequence[bytearray | None]) -> Callable[[Any], Any]:
+def _reading(call: Callable[[Any], Any], buffers: Sequence[Part | None]) -> Callable[[Any], Any]:
     """A caller whose items are pieces, which are read one by one as they are run."""
     following = iter(buffers)
 
