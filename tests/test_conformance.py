@@ -16,6 +16,17 @@ OURS = {
 }  # fmt: skip
 
 
+# The start methods side by side, as these tests mostly sleep.
+@pytest.fixture(scope="module")
+def of_multiprocessing() -> dict[str, harness.Results]:
+    return harness.run(harness.METHODS, [harness.GROUPS])
+
+
+@pytest.fixture(scope="module")
+def of_the_executor() -> dict[str, harness.Results]:
+    return harness.run(harness.METHODS, [harness.EXECUTOR_GROUPS])
+
+
 def _needs(module: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(
         not harness.available(module), reason=f"this interpreter came without test.{module}"
@@ -24,8 +35,10 @@ def _needs(module: str) -> pytest.MarkDecorator:
 
 @pytest.mark.timeout(300)
 @_needs("_test_multiprocessing")
-def test_what_multiprocessing_is_tested_for(start_method: str) -> None:
-    results = harness.run(start_method)
+def test_what_multiprocessing_is_tested_for(
+    start_method: str, of_multiprocessing: dict[str, harness.Results]
+) -> None:
+    results = of_multiprocessing[start_method]
     assert results.replaced >= OURS
     _check(results, start_method, harness.CLASSES, harness.OWN)
     passed, failed, _ = results.counts(start_method, harness.OWN)
@@ -34,8 +47,10 @@ def test_what_multiprocessing_is_tested_for(start_method: str) -> None:
 
 @pytest.mark.timeout(300)
 @_needs("test_concurrent_futures")
-def test_what_the_executor_is_tested_for(start_method: str) -> None:
-    results = harness.run(start_method, harness.EXECUTOR_GROUPS)
+def test_what_the_executor_is_tested_for(
+    start_method: str, of_the_executor: dict[str, harness.Results]
+) -> None:
+    results = of_the_executor[start_method]
     assert results.replaced >= {"Future", "ProcessPoolExecutor"}
     _check(results, start_method, harness.EXECUTOR)
 

@@ -1,4 +1,4 @@
-"""Starts the runners, two at a time, and collects what they report."""
+"""Starts the runners, some at a time, and collects what they report."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ TESTS = Path(__file__).parents[1]
 #: Seconds for one runner. Each test is bounded by less, see the runner.
 LIMIT = 240.0
 METHODS = multiprocessing.get_all_start_methods()
+#: So many runners at a time: most of their tests sleep most of the time.
+AT_ONCE = 5
+Groups = tuple[tuple[str, ...], ...]
 #: Classes that are run together in one process, about as long as each other.
-GROUPS: tuple[tuple[str, ...], ...] = (
+GROUPS: Groups = (
     ("_TestProcess", "_TestSubclassingProcess", "_TestAtExit"),
     ("_TestBarrier", "_TestLock", "_TestSemaphore", "_TestEvent", "_TestPollEintr"),
     ("TestWait",),
@@ -38,7 +41,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
 )
 CLASSES = tuple(name for group in GROUPS for name in group)
 #: The same of `test.test_concurrent_futures`, of which the classes for processes are run.
-EXECUTOR_GROUPS: tuple[tuple[str, ...], ...] = (
+EXECUTOR_GROUPS: Groups = (
     ("ProcessPoolExecutorTest",),
     ("WaitTests",),
     ("ProcessPoolShutdownTest", "AsCompletedTests"),
@@ -103,24 +106,37 @@ def available(module: str) -> bool:
     return foreign or importlib.util.find_spec(f"test.{module}") is not None
 
 
-def run(method: str, groups: Iterable[tuple[str, ...]] = GROUPS, *, baseline: bool = False) -> Results:
-    """Run the groups, each in a process of its own, two at a time; all of the executor's, which mostly sleep.
+def module_of(groups: Groups) -> str:
+    """The module of CPython's that has them."""
+    return MODULES[groups[0][0].partition(".")[0] in EXECUTOR]
+
+
+def run(
+    methods: Collection[str], suites: Collection[Groups], *, baseline: bool = False
+) -> dict[str, Results]:
+    """Run the suites with each of the start methods, each group in a process of its own, some at a time.
 
     What fails and is not listed is run again alone, and has failed if it fails again: many of these tests
     sleep for 0.1 s and expect others to have got on meanwhile.
     """
-    results = Results()
-    groups = list(groups)
-    with ThreadPoolExecutor(len(groups) if groups[0][0] in EXECUTOR else 2) as threads:
-        for found in threads.map(lambda group: run_group(method, group, baseline=baseline), groups):
-            results.add(found)
-    unlisted = sorted(results.failed.keys() - expectations.listed(method).keys())
-    if unlisted:
-        again = run_group(method, unlisted, baseline=baseline)
-        results.repeated = set(again.passed)
-        results.passed.update(again.passed)
-        for name in again.passed:
-            del results.failed[name]
+    results = {method: Results() for method in methods}
+    work = [(method, group) for method in methods for groups in suites for group in groups]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        # Those that take longest go first: fresh interpreters, and the executor's, which sleep most.
+        work.sort(key=lambda pair: (METHODS.index(pair[0]), pair[1][0] in EXECUTOR), reverse=True)
+        found = threads.map(lambda pair: run_group(*pair, baseline=baseline), work)
+        for (method, _), part in zip(work, found, strict=True):
+            results[method].add(part)
+    for method, result in results.items():
+        unlisted = sorted(result.failed.keys() - expectations.listed(method).keys())
+        for suite in (True, False):
+            names = [name for name in unlisted if (name.partition(".")[0] in EXECUTOR) is suite]
+            if names:
+                again = run_group(method, names, baseline=baseline)
+                result.repeated |= set(again.passed)
+                result.passed.update(again.passed)
+                for name in again.passed:
+                    del result.failed[name]
     return results
 
 
@@ -231,12 +247,9 @@ def main() -> None:
     methods = [word for word in sys.argv[1:] if word in METHODS]
     words = [word for word in sys.argv[1:] if word not in METHODS and not word.startswith("--")]
     counts: dict[str, expectations.Figures] = {}
-    for method in methods or METHODS:
-        start = time.monotonic()
-        results = Results()
-        for groups in ((tuple(words),),) if words else SUITES:
-            if available(MODULES[groups[0][0].partition(".")[0] in EXECUTOR]):
-                results.add(run(method, groups, baseline="--baseline" in sys.argv))
+    suites = [groups for groups in (((tuple(words),),) if words else SUITES) if available(module_of(groups))]
+    start = time.monotonic()
+    for method, results in run(methods or METHODS, suites, baseline="--baseline" in sys.argv).items():
         for name, detail in results.failed.items():
             print(f"---- {method} {name}\n{detail}")
         slowest = sorted(results.passed.items(), key=lambda item: -item[1])[:10]
@@ -249,8 +262,9 @@ def main() -> None:
         counts[f"{platform.python_version()} {method}"] = kinds
         print(
             f"{method}: {passed} passed, {failed} did not, {skipped} skipped, "
-            f"{passed / max(1, passed + failed):.1%}; {kinds}; {time.monotonic() - start:.1f} s"
+            f"{passed / max(1, passed + failed):.1%}; {kinds}"
         )
+    print(f"{time.monotonic() - start:.1f} s")
     if "--write" in sys.argv:
         expectations.write(counts, KINDS)
 
