@@ -15,6 +15,7 @@ import pytest
 import tasks
 
 import parallelkit
+import parallelkit.driver
 from parallelkit import Failure
 from parallelkit.driver import Driver
 
@@ -24,7 +25,9 @@ def _interrupt() -> None:
     time.sleep(10)  # the handler ends it
 
 
-def test_serial_runs_nothing_twice_after_a_keyboard_interrupt() -> None:
+def test_serial_runs_nothing_twice_after_a_keyboard_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where this thread is slow to come, the service thread would run the items, and see no interrupt.
+    monkeypatch.setattr(parallelkit.driver, "PATIENCE", 60.0)
     ran: list[int] = []
 
     def work(x: int) -> int:
