@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -40,10 +41,11 @@ from ...scheduler import (
     WorkerReady,
 )
 from ..base import Setup, Style, Work
+from ..usage import Usage, Use
 from . import protocol as p
 from . import starting
 from .entries import Entries
-from .page import StatusPage
+from .page import PEAK, UP, WORKED, StatusPage
 from .transport import Frame, Outbox, Part, Receiver, pack, size_of
 from .worker import Boot, main
 
@@ -75,6 +77,7 @@ class _Member:
         self.mark = marking.new()
         self.since = 0.0  # nothing that it started is older
         self.writing = False
+        self.use = Use()
         self.init_error: BaseException | None = None
         self.process: BaseProcess
         self.pid = 0
@@ -99,6 +102,7 @@ class ProcessCrew:
         self._works: dict[int, Work] = {}
         self._pickles: dict[int, tuple[bytes, list[pickle.PickleBuffer]]] = {}
         self._events: list[Event] = []
+        self._gone = Usage()
         with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
             self._waker, self._woken = socket.socketpair()
@@ -190,7 +194,7 @@ class ProcessCrew:
                 member.inherited = frozenset(boot.works)
             name = f"{self._setup.name}-{next(_names)}"
             member.process = starting.launch(self._context, main, (theirs, page, boot), name)
-            member.pid = member.process.pid or 0
+            member.pid = member.use.pid = member.process.pid or 0
             undo.callback(self._give_up, member)
             if self._forks:
                 with contextlib.suppress(OSError):
@@ -239,6 +243,7 @@ class ProcessCrew:
         if member is None:
             return
         signum = signal.SIGKILL if force else signal.SIGTERM
+        self._see_peak(member)
         seen = termination.signal_tree(member.pid, signum, member.descendants)
         member.descendants = sorted({*member.descendants, *seen})
 
@@ -325,6 +330,26 @@ class ProcessCrew:
         if member is None:
             return Measured(worker, 0)
         return Measured(worker, resources.tree_resident_set(member.pid) - member.baseline)
+
+    def usage(self) -> Usage:
+        for member in self._members.values():
+            self._see_peak(member)
+            self._see(member)
+        return self._gone.with_living(member.use for member in self._members.values())
+
+    @staticmethod
+    def _see(member: _Member) -> None:
+        use, page = member.use, member.page
+        use.see(page.clock[UP], page.clock[WORKED], time.monotonic())
+        use.sent, use.received = member.outbox.sent, member.receiver.received
+        use.peak = max(use.peak, page.words[PEAK])
+
+    @staticmethod
+    def _see_peak(member: _Member) -> None:
+        peak = resources.peak_resident_set(member.pid)
+        # Looked at afterwards: then that number was still this worker's.
+        if resources.start_time(member.pid) == member.since:
+            member.use.peak = max(member.use.peak, peak)
 
     # What happens
 
@@ -440,6 +465,9 @@ class ProcessCrew:
             marking.kill([member.mark for member in dead], since, siblings)
 
     def _let_go(self, member: _Member) -> None:
+        with contextlib.suppress(ValueError):  # the page is closed: this was interrupted, and is done again
+            self._see(member)
+            self._gone.bury(member.use)
         guardian.release(member.pid, member.mark)
         for descriptor in (member.exit_notice, member.socket):
             with contextlib.suppress(KeyError, ValueError):
@@ -463,6 +491,7 @@ class ProcessCrew:
             return  # a forked child inherits the object, not the workers
         left = list(self._members.values())
         for member in left:
+            self._see_peak(member)
             termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
             self._reap(member)
             termination.kill_group(member.pid)

@@ -67,10 +67,11 @@ class Receiver:
     `read` makes one system call, so it blocks just where the socket does.
     """
 
-    __slots__ = ("_filling", "_frame", "_rest", "_socket")
+    __slots__ = ("_filling", "_frame", "_rest", "_socket", "received")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self.received: int = 0  # bytes
         self._rest = b""  # the beginning of a frame that is small or whose size is not known yet
         self._frame: Frame | None = None  # a large frame under way, and what of it is still to come
         self._filling: deque[memoryview] = deque()
@@ -82,6 +83,7 @@ class Receiver:
         data = self._socket.recv(READ_SIZE)
         if not data:
             raise EOFError
+        self.received += len(data)
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -132,6 +134,7 @@ class Receiver:
         count = self._socket.recv_into(self._filling[0])
         if not count:
             raise EOFError
+        self.received += count
         view = self._filling.popleft()
         if count < len(view):
             self._filling.appendleft(view[count:])
@@ -159,10 +162,11 @@ def _cut(data: bytes, at: int, sizes: Sequence[int]) -> list[bytearray]:
 class Outbox:
     """What could not be sent at once on a socket that does not block."""
 
-    __slots__ = ("_parts", "_socket")
+    __slots__ = ("_parts", "_socket", "sent")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self.sent: int = 0  # bytes
         self._parts: deque[memoryview] = deque()
 
     def __bool__(self) -> bool:
@@ -175,6 +179,7 @@ class Outbox:
                 sent = self._socket.send(parts[0])
             except BlockingIOError:
                 sent = 0
+            self.sent += sent
             if sent < len(parts[0]):
                 self._parts.append(memoryview(parts[0])[sent:])
             return
@@ -192,6 +197,7 @@ class Outbox:
                 sent = self._socket.sendmsg([parts[i] for i in range(min(len(parts), _IOV_MOST))])
             except BlockingIOError:
                 return
+            self.sent += sent
             _advance(parts, sent)
 
     def clear(self) -> None:
