@@ -31,8 +31,8 @@ class PoolStats:
 
     - busy_seconds: in which they read their tasks, ran them and handed over the results. That of a task
       under way is included.
-    - waiting_seconds: in which they were up, their initializer included, and had nothing to do. 0 with the engine
-      "serial", whose one worker is the thread that asks for a result.
+    - waiting_seconds: in which they had nothing to do, from the end of their initializer on. 0 with the
+      engine "serial", whose one worker is the thread that asks for a result.
 
     Bytes, 0 with engines that start no processes:
 

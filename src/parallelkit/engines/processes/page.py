@@ -8,7 +8,7 @@
     word 1   since     when that began, `time.monotonic()`, a double
     word 2   revoked   the highest chunk number that was taken back: the only word the parent writes
     word 3   logged    chunk << 24 | position of the first entry in the log
-    word 4   up        when the worker had come up, its initializer included, a double; 0: not yet
+    word 4   up        when the worker had come up, after its initializer, a double; 0: not yet
     word 5   worked    seconds that it has spent on chunks, a double; while it is at one, that less the time
                        when it began, which is below 0: so one word tells both
     word 6   peak      its peak resident set in bytes, written at the end of a worker that was told to stop
