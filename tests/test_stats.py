@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import pickle
+import resource
 import threading
 import time
 from pathlib import Path
@@ -138,6 +139,7 @@ def test_the_peak_of_workers_that_nobody_had_looked_at(start_method: str) -> Non
             pool.apply(tasks.sleep, (60,), task_timeout=0.3)
     stats = pool.stats()
     assert stats.peak_rss >= size
+    assert stats.busy_seconds >= 0.3 - 1e-6, "the time of the task that was ended is missing"
     # One ended as its tasks were done, the next was killed; a third may have been started.
     assert len(stats.peak_rss_by_pid) == stats.started >= 2
 
@@ -197,6 +199,20 @@ def test_an_executor_and_what_with_options_makes_of_it_count_together() -> None:
         assert executor.stats().done == other.stats().done == 2
     assert executor.stats().workers == 0
     assert executor.stats().outstanding == 0
+
+
+def test_without_a_descriptor_to_spare() -> None:
+    with Pool(1) as pool:
+        pool.apply(tasks.square, (1,))
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            stats = pool.stats()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (stats.done, stats.peak_rss) == (1, 0)
+        assert pool.apply(tasks.square, (2,)) == 4
+    assert pool.stats().peak_rss > 0
 
 
 def test_a_callback_may_ask() -> None:

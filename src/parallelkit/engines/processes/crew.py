@@ -346,10 +346,11 @@ class ProcessCrew:
 
     @staticmethod
     def _see_peak(member: _Member) -> None:
-        peak = resources.peak_resident_set(member.pid)
-        # Looked at afterwards: then that number was still this worker's.
-        if resources.start_time(member.pid) == member.since:
-            member.use.peak = max(member.use.peak, peak)
+        with contextlib.suppress(OSError):  # no descriptor is left to look with
+            peak = resources.peak_resident_set(member.pid)
+            # Looked at afterwards: then that number was still this worker's.
+            if resources.start_time(member.pid) == member.since:
+                member.use.peak = max(member.use.peak, peak)
 
     # What happens
 
