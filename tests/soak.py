@@ -271,7 +271,7 @@ class Soak:
             stats = self.pool.stats()
             while not self._lock.wait_for(lambda: not self._active, _PATIENCE):
                 before, stats = stats, self.pool.stats()
-                if stats == before:
+                if (stats.outstanding, stats.retried) == (before.outstanding, before.retried):
                     _hang(f"a call does not come to its end: {stats}")
         gc.collect()
         if late := self.notes.take_late():

@@ -249,3 +249,17 @@ def raise_liar(x: int) -> int:
     if x < len(LIARS):
         raise LIARS[x]("look")
     return x
+
+
+def kill_first(folder: str) -> str:
+    """Die where it runs for the first time."""
+    mark = Path(folder, "killed")
+    if not mark.exists():
+        mark.touch()
+        happen("kill")
+    return "survived"
+
+
+def hold(size: int) -> int:
+    """Have so many bytes of memory resident for a moment."""
+    return len(bytearray(b"x") * size)

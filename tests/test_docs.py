@@ -11,7 +11,7 @@ from snippets import ROOT, check, snippets
 import parallelkit
 from parallelkit.options import MapOptions
 
-_WITH_EXAMPLES = ("docs/guide.md", "docs/troubleshooting.md")
+_WITH_EXAMPLES = ("docs/guide.md", "docs/migrating.md", "docs/troubleshooting.md")
 _EXAMPLES = {page: snippets(page) for page in _WITH_EXAMPLES}
 _PAGES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -194,7 +194,7 @@ if __name__ == "__main__":
     pool = parallelkit.Pool(2, start_method=sys.argv[1])
     result = pool.apply_async(time.sleep, (0.5,))
     if not (child := os.fork()):
-        for step in (pool.close, pool.join, lambda: pool.apply(abs, (1,))):
+        for step in (pool.close, pool.join, pool.stats, lambda: pool.apply(abs, (1,))):
             try:
                 step()
             except parallelkit.ClosedError:
@@ -213,5 +213,5 @@ def test_a_forked_child_leaves_the_pool_alone(start_method: str, tmp_path: Any) 
     script.write_text(FORKING)
     command = [sys.executable, "-W", "ignore", script, start_method]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert done.stdout == "closed\nclosed\nclosed\n0 None [4]\n", done.stderr
+    assert done.stdout == "closed\nclosed\nclosed\nclosed\n0 None [4]\n", done.stderr
     assert done.stderr == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -51,6 +51,9 @@ class World:
         self.drawn: Counter[int] = Counter()
         self.most_started = 0
         self.prompt = False  # workers send each result at once
+        self.starts = 0
+        self.lost = 0
+        self._counted = replace(machine.counters)
 
     # The engine's part
 
@@ -62,11 +65,26 @@ class World:
     def tell(self, event: s.Event) -> None:
         self.machine.handle(event, self.now)
         self.carry_out()
+        self.check_counters()
+
+    def check_counters(self) -> None:
+        """Whatever happens, none of them falls, and no task is counted twice."""
+        before, now = self._counted, replace(self.machine.counters)
+        for counter in fields(now):
+            assert getattr(before, counter.name) <= getattr(now, counter.name), counter.name
+        assert now.done + now.failed + now.dropped <= now.handed_in
+        delivered = sum(map(len, self.outcomes.values()))
+        assert delivered <= now.done + now.failed  # what waits for its turn is not delivered yet
+        if not self.machine.jobs:
+            assert now.done + now.failed + now.dropped == now.handed_in
+        assert (now.started, now.lost) == (self.starts, self.lost)
+        self._counted = now
 
     def carry(self, command: s.Command) -> None:
         match command:
             case s.StartWorker(number):
                 self.workers[number] = FakeWorker()
+                self.starts += 1
                 self.most_started = max(self.most_started, len(self.workers))
             case s.RunChunk(number, chunk):
                 worker = self.workers.get(number)
@@ -78,7 +96,7 @@ class World:
                 self.workers[number].stopping = True
             case s.Kill(number, _):
                 if number in self.workers:
-                    self.die(number, signal=15)
+                    self.die(number, signal=15, expected=True)
             case s.Observe(number):
                 worker = self.workers.get(number)
                 self.machine.handle(s.Observed(number, worker.place if worker else None), self.now)
@@ -126,8 +144,9 @@ class World:
 
     # What may happen
 
-    def die(self, number: int, signal: int = 9) -> None:
+    def die(self, number: int, signal: int = 9, *, expected: bool = False) -> None:
         worker = self.workers.pop(number)
+        self.lost += not (expected or worker.stopping)
         if worker.unsent is not None:
             self.machine.handle(worker.unsent, self.now)
         self.machine.handle(s.WorkerDied(number, s.Death(number, -signal, signal, worker.place)), self.now)
@@ -286,6 +305,15 @@ def test_each_item_gets_exactly_one_outcome(
         for index in range(spec.size or 0):
             assert world.runs[number, index] <= 1 + spec.retries
     assert machine.jobs == 0
+    if not any(world.finished.values()):
+        outcomes = [value for outcomes in world.outcomes.values() for _, value in outcomes]
+        errors = [value for value in outcomes if isinstance(value, BaseException)]
+        counters = machine.counters
+        assert counters.handed_in == sum(spec.size or 0 for spec in specs)
+        assert (counters.done, counters.failed) == (len(outcomes) - len(errors), len(errors))
+        assert counters.dropped == 0
+        # Each run has ended in one of these; a failure that is none was that of an item not begun.
+        assert world.runs.total() <= counters.done + counters.failed + counters.retried
 
 
 @settings(max_examples=100)

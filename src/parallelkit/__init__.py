@@ -14,7 +14,7 @@ results, futures                        what becomes of a pool's calls, and of a
 gathering, iteration                    what becomes of outcomes: a list, or one by one
 driver                                  one scheduler, one crew, and the threads that wait for them
 options                                 the options of the calls, and what is refused
-naming                                  what a failure's note says of its item
+naming, stats                           what a failure's note says of its item; what has happened so far
 engines                                 how workers are started, spoken to and stopped: processes
                                         (the default), threads, serial
 scheduler                               what is to happen next: pure, without I/O and clock
@@ -86,7 +86,8 @@ if TYPE_CHECKING:
     from .process import Process, ProcessDiedError
     from .queues import JoinableQueue, Queue, ShutDown, SimpleQueue
     from .resources import available_cpus
-    from .results import AsyncResult, PoolStats
+    from .results import AsyncResult
+    from .stats import PoolStats
     from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from .termination import terminate_tree
 
@@ -114,7 +115,8 @@ _HOMES = {
     "process": "Process ProcessDiedError",
     "queues": "JoinableQueue Queue ShutDown SimpleQueue",
     "resources": "available_cpus",
-    "results": "AsyncResult PoolStats",
+    "results": "AsyncResult",
+    "stats": "PoolStats",
     "synchronize": "Barrier BoundedSemaphore Condition Event Lock RLock Semaphore",
     "termination": "terminate_tree",
 }

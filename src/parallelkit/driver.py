@@ -61,6 +61,7 @@ from .scheduler import (
     Tick,
 )
 from .shielding import Shield, start_shielded, unshielded
+from .stats import PoolStats
 
 #: How long the service thread leaves it to a caller to come and drive, in seconds.
 PATIENCE = 0.001
@@ -151,10 +152,27 @@ class Driver:
         _live.add(self)
         _end_all_at_exit()
 
-    @property
-    def counters(self) -> Any:
-        """The scheduler's counters."""
-        return self._scheduler.counters
+    def stats(self) -> PoolStats:
+        """What has happened here so far. ClosedError in a forked child."""
+        self.check_owner()
+        with self._lock:
+            counters, usage = self._scheduler.counters, self._crew.usage()
+            return PoolStats(
+                workers=self._scheduler.workers,
+                started=counters.started,
+                lost=counters.lost,
+                done=counters.done,
+                failed=counters.failed,
+                retried=counters.retried,
+                dropped=counters.dropped,
+                handed_in=counters.handed_in,
+                busy_seconds=usage.busy,
+                waiting_seconds=usage.waiting,
+                bytes_in=usage.sent,
+                bytes_out=usage.received,
+                peak_rss=usage.peak,
+                peak_rss_by_pid=usage.peaks,
+            )
 
     @property
     def closed(self) -> bool:

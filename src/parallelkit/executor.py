@@ -26,6 +26,7 @@ from .errors import ClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitEr
 from .futures import Callbacks, Future, Settlement
 from .iteration import ResultIterator, Stream
 from .options import Arguments, CallSettings, RetryOn
+from .stats import PoolStats
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -257,7 +258,19 @@ class ProcessPoolExecutor(standard.Executor):
         if not self._driver.takes_calls:
             raise ClosedError("cannot schedule new futures after shutdown")
 
-    # The end
+    # The state and the end
+
+    def stats(self) -> PoolStats:
+        """What has happened so far, as of `Pool.stats`; together with all that `with_options` made of it.
+
+        `ClosedError` in a forked child.
+
+        >>> with ProcessPoolExecutor(1) as executor:
+        ...     _ = list(executor.map(abs, [-1, 2]))
+        ...     executor.stats().done
+        2
+        """
+        return self._driver.stats()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, let the work be finished, and end the workers.

@@ -21,8 +21,9 @@ from .gathering import as_input
 from .iteration import ResultIterator, Stream
 from .options import Arguments, CallOptions, CallSettings, ErrorCallback, Errors, Raising, RetryOn
 from .outcomes import Outcome
-from .results import AsyncResult, PoolStats, Unretrieved
+from .results import AsyncResult, Unretrieved
 from .scheduler import JobSpec
+from .stats import PoolStats
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -440,16 +441,17 @@ class Pool:
     # The state and the end of the pool
 
     def stats(self) -> PoolStats:
-        """What has happened so far."""
-        counters = self._driver.counters
-        return PoolStats(
-            workers=self._driver.workers,
-            started=counters.started,
-            lost=counters.lost,
-            done=counters.done,
-            failed=counters.failed,
-            retried=counters.retried,
-        )
+        """What has happened so far: tasks, workers, seconds, bytes and memory; at any time, also at the end.
+
+        `ClosedError` in a forked child.
+
+        >>> with Pool(1) as pool:
+        ...     _ = pool.map(abs, [-1, 2])
+        ...     stats = pool.stats()
+        >>> stats.done, stats.failed, stats.bytes_in > 0, stats.peak_rss > 0
+        (2, 0, True, True)
+        """
+        return self._driver.stats()
 
     def close(self) -> None:
         """Take no more calls; what was handed in goes on."""

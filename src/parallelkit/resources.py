@@ -160,6 +160,21 @@ def resident_set(pid: int) -> int:
         return 0
 
 
+def peak_resident_set(pid: int) -> int:
+    """The most bytes of memory that a process has ever held; 0 where it is gone.
+
+    Not `ru_maxrss`, which in a process of spawn is at least what its parent held: it lasts beyond `exec`.
+    Where the system does not tell, it is what the process holds now.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            status = file.read()
+    except OSError:
+        return resident_set(pid)
+    at = status.find(b"\nVmHWM:")
+    return int(status[at:].split(None, 2)[1]) << 10 if at >= 0 else 0
+
+
 def tree_resident_set(pid: int) -> int:
     """Bytes of memory that a process and its descendants hold."""
     return resident_set(pid) + sum(map(resident_set, descendants(pid)))

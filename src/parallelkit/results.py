@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from . import options as checks
@@ -16,23 +15,6 @@ from .options import CallSettings, ErrorCallback
 from .shielding import shielded, unshielded
 
 R_co = TypeVar("R_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """What has happened in a pool so far.
-
-    workers: processes there are now. started: processes that were started in all. lost: of these, how
-    many ended without being told to. done, failed: items by their outcome. retried: runs that were not
-    the first of their item.
-    """
-
-    workers: int
-    started: int
-    lost: int
-    done: int
-    failed: int
-    retried: int
 
 
 class AsyncResult(Generic[R_co]):

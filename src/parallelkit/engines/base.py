@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..errors import RemoteError
 from ..scheduler import Chunk, Event
+from .usage import Usage
 
 
 class Style(enum.IntEnum):
@@ -150,6 +151,10 @@ class Crew(Protocol):
 
     def collect(self, happened: Any) -> list[Event]:
         """What happened, from what `wait` returned; and what the calls above noticed."""
+        ...
+
+    def usage(self) -> Usage:
+        """What the workers have used until now, those that are gone included."""
         ...
 
     def wake(self) -> None:

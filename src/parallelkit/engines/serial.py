@@ -21,6 +21,7 @@ from ..scheduler import (
     WorkerReady,
 )
 from .base import Crew, Setup, Work, caller, tamed
+from .usage import Usage, Use
 
 #: Results are handed on when so many seconds have passed.
 _PAUSE = 0.005
@@ -67,6 +68,8 @@ class _SerialCrew:
         self._started = (0, 0)  # which chunk came last, and how many items of it have started
         self._batch: Results | None = None  # outcomes of that chunk that are no event yet
         self._runs_in = 0  # the thread that is in `wait`
+        self._worked = 0.0  # as in the status page of a process
+        self._use = Use()
         self._lock = threading.Lock()
         self._events: deque[Event] = deque()
         self._awake = threading.Event()
@@ -171,6 +174,7 @@ class _SerialCrew:
         work = self._works[chunk.job]
         call = caller(work.function, work.style)
         begin = now = time.monotonic()
+        self._worked -= begin
         while now - begin < _PAUSE and not batch.failures and self._may_start(chunk):
             try:
                 value = call(work.item(chunk.start + first + len(batch.values)))
@@ -195,6 +199,8 @@ class _SerialCrew:
 
     def _settle(self) -> None:
         """Make an event of the outcomes that there are. Once more does no harm: the scheduler knows them."""
+        if self._worked < 0:
+            self._worked += time.monotonic()
         batch = self._batch
         if batch is None:
             return
@@ -213,6 +219,12 @@ class _SerialCrew:
         while self._events:
             events.append(self._events.popleft())
         return events
+
+    def usage(self) -> Usage:
+        # The worker is whoever waits for results: it is never up and without work.
+        now = time.monotonic()
+        self._use.see(now, self._worked, now)
+        return Usage(busy=self._use.busy)
 
     def wake(self) -> None:
         self._awake.set()

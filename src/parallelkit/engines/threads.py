@@ -24,6 +24,7 @@ from ..scheduler import (
     WorkerReady,
 )
 from .base import Crew, Setup, Work, caller, tamed
+from .usage import Usage, Use
 
 #: Results are handed on when so many seconds have passed.
 _PAUSE = 0.005
@@ -77,6 +78,9 @@ class _Member:
         self.revoked = 0
         self.last_chunk = 0
         self.abandoned = False
+        self.use = Use()
+        self.up = 0.0  # as in the status page of a process
+        self.worked = 0.0
         self._batch: _Batch | None = None  # the one under way
         self._lock = threading.Lock()
         self._crew = crew
@@ -97,9 +101,12 @@ class _Member:
             except BaseException as error:
                 self._crew.post(self, StartFailed(self.worker, tamed(error)))
                 return
+        self.up = time.monotonic()
         self._crew.post(self, WorkerReady(self.worker))
         while (entry := self.inbox.get()) is not None and not self.abandoned:
+            self.worked -= time.monotonic()
             self._run(*entry)
+            self.worked += time.monotonic()
         self._crew.post(self, WorkerDied(self.worker, Death(None, 0, None, self.place)))
 
     def _may_start(self, chunk: Chunk, position: int, now: float) -> bool:
@@ -137,6 +144,11 @@ class _Member:
             )
             self._crew.post(self, event)
 
+    def see(self) -> Use:
+        """What was used until now."""
+        self.use.see(self.up, self.worked, time.monotonic())
+        return self.use
+
     def peek(self) -> None:
         """Post a copy of what was done and not posted yet. Called in the driver's thread."""
         batch = self._batch
@@ -153,6 +165,7 @@ class _ThreadCrew:
         self._members: dict[int, _Member] = {}
         self._posted: queue.SimpleQueue[tuple[_Member, Event] | None] = queue.SimpleQueue()
         self._ending: list[threading.Thread] = []
+        self._gone = Usage()
 
     def post(self, member: _Member, event: Event) -> None:
         """Called in a worker's thread: something happened there."""
@@ -228,10 +241,14 @@ class _ThreadCrew:
                 continue
             if isinstance(event, (WorkerDied, StartFailed)):
                 del self._members[member.worker]
+                self._gone.bury(member.see())
                 if not member.abandoned:
                     self._ending.append(member.thread)
             events.append(event)
         return events
+
+    def usage(self) -> Usage:
+        return self._gone.with_living(member.see() for member in self._members.values())
 
     def wake(self) -> None:
         self._posted.put(None)
@@ -240,6 +257,7 @@ class _ThreadCrew:
         for member in self._members.values():
             member.abandoned = True
             member.inbox.put(None)
+            self._gone.bury(member.see())
         for thread in self._ending:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_SECONDS)

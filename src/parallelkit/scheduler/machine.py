@@ -43,8 +43,13 @@ AGAIN_SECONDS = 0.005
 
 @dataclass(slots=True)
 class Counters:
-    """What has happened so far."""
+    """What has happened so far.
 
+    Each item that was handed in is done, has failed, was dropped with its call, or has its outcome ahead.
+    """
+
+    handed_in: int = 0
+    dropped: int = 0
     done: int = 0
     failed: int = 0
     retried: int = 0
@@ -116,6 +121,7 @@ class Scheduler:
         job = Job(self._next_job, spec)
         self._next_job += 1
         self._jobs[job.id] = job
+        self.counters.handed_in += job.drawn
         if self.broken is not None:
             self._end(job, self.broken, stop=False)
             return job.id
@@ -327,6 +333,7 @@ class Scheduler:
             return
         job.drawing = event.under_way
         job.drawn += event.count
+        self.counters.handed_in += event.count
         if event.exhausted:
             job.exhausted = True
             self._lazy.pop(job.id, None)
@@ -480,6 +487,7 @@ class Scheduler:
         """
         if not job.ended:
             job.result = exception
+            self.counters.dropped += job.drawn - job.finished
             job.drop_all()
             self._ready.pop(job.id, None)
             self._lazy.pop(job.id, None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from typing_extensions import assert_type
 
-from parallelkit import ProcessPoolExecutor
+from parallelkit import PoolStats, ProcessPoolExecutor
 
 
 def half(x: int) -> float:
@@ -61,3 +61,7 @@ def the_end(executor: ProcessPoolExecutor) -> None:
     executor.shutdown(False, cancel_futures=True)
     executor.terminate_workers()
     executor.kill_workers()
+    assert_type(executor.stats(), PoolStats)
+    assert_type(executor.stats().table(), str)
+    assert_type(executor.stats().outstanding, int)
+    assert_type(executor.stats().peak_rss_by_pid, Mapping[int, int])

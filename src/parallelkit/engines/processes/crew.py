@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -40,10 +41,11 @@ from ...scheduler import (
     WorkerReady,
 )
 from ..base import Setup, Style, Work
+from ..usage import Usage, Use
 from . import protocol as p
 from . import starting
 from .entries import Entries
-from .page import StatusPage
+from .page import PEAK, UP, WORKED, StatusPage
 from .shared import LEAST, SharedBuffers, pack_body
 from .transport import Frame, HasDescriptor, Outbox, Part, Receiver, pack, size_of
 from .worker import Boot, main
@@ -76,6 +78,7 @@ class _Member:
         self.mark = marking.new()
         self.since = 0.0  # nothing that it started is older
         self.writing = False
+        self.use = Use()
         self.init_error: BaseException | None = None
         self.process: BaseProcess
         self.pid = 0
@@ -100,6 +103,7 @@ class ProcessCrew:
         self._works: dict[int, Work] = {}
         self._definitions: dict[int, _Definition] = {}
         self._events: list[Event] = []
+        self._gone = Usage()
         with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
             self._waker, self._woken = socket.socketpair()
@@ -191,7 +195,7 @@ class ProcessCrew:
                 member.inherited = frozenset(boot.works)
             name = f"{self._setup.name}-{next(_names)}"
             member.process = starting.launch(self._context, main, (theirs, page, boot), name)
-            member.pid = member.process.pid or 0
+            member.pid = member.use.pid = member.process.pid or 0
             undo.callback(self._give_up, member)
             if self._forks:
                 with contextlib.suppress(OSError):
@@ -240,6 +244,7 @@ class ProcessCrew:
         if member is None:
             return
         signum = signal.SIGKILL if force else signal.SIGTERM
+        self._see_peak(member)
         seen = termination.signal_tree(member.pid, signum, member.descendants)
         member.descendants = sorted({*member.descendants, *seen})
 
@@ -279,6 +284,8 @@ class ProcessCrew:
         known = self._definitions.get(job)
         if known is None:
             known = self._definitions[job] = _Definition(work)
+            if known.shared is not None:
+                self._gone.sent += sum(known.shared.sizes)  # once, for all workers
         if known.shared is not None:
             self._send(member, known.parts(job), known.shared)
             return []
@@ -324,6 +331,27 @@ class ProcessCrew:
         if member is None:
             return Measured(worker, 0)
         return Measured(worker, resources.tree_resident_set(member.pid) - member.baseline)
+
+    def usage(self) -> Usage:
+        for member in self._members.values():
+            self._see_peak(member)
+            self._see(member)
+        return self._gone.with_living(member.use for member in self._members.values())
+
+    @staticmethod
+    def _see(member: _Member) -> None:
+        use, page = member.use, member.page
+        use.see(page.clock[UP], page.clock[WORKED], time.monotonic())
+        use.sent, use.received = member.outbox.sent, member.receiver.received
+        use.peak = max(use.peak, page.words[PEAK])
+
+    @staticmethod
+    def _see_peak(member: _Member) -> None:
+        with contextlib.suppress(OSError):  # no descriptor is left to look with
+            peak = resources.peak_resident_set(member.pid)
+            # Looked at afterwards: then that number was still this worker's.
+            if resources.start_time(member.pid) == member.since:
+                member.use.peak = max(member.use.peak, peak)
 
     # What happens
 
@@ -439,6 +467,9 @@ class ProcessCrew:
             marking.kill([member.mark for member in dead], since, siblings)
 
     def _let_go(self, member: _Member) -> None:
+        with contextlib.suppress(ValueError):  # the page is closed: this was interrupted, and is done again
+            self._see(member)
+            self._gone.bury(member.use)
         guardian.release(member.pid, member.mark)
         for descriptor in (member.exit_notice, member.socket):
             with contextlib.suppress(KeyError, ValueError):
@@ -462,6 +493,7 @@ class ProcessCrew:
             return  # a forked child inherits the object, not the workers
         left = list(self._members.values())
         for member in left:
+            self._see_peak(member)
             termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
             self._reap(member)
             termination.kill_group(member.pid)

@@ -8,6 +8,10 @@
     word 1   since     when that began, `time.monotonic()`, a double
     word 2   revoked   the highest chunk number that was taken back: the only word the parent writes
     word 3   logged    chunk << 24 | position of the first entry in the log
+    word 4   up        when the worker had come up, after its initializer, a double; 0: not yet
+    word 5   worked    seconds that it has spent on chunks, a double; while it is at one, that less the time
+                       when it began, which is below 0: so one word tells both
+    word 6   peak      its peak resident set in bytes, written at the end of a worker that was told to stop
     entries            the results that were not sent yet, see `entries`
 
 The worker finishes an entry before it moves `place` on, so after a death each item before `place` has its
@@ -37,7 +41,7 @@ _POSITION_MASK = (1 << POSITION_BITS) - 1
 LOADING_MARK = _POSITION_MASK
 BETWEEN = 1 << 63
 
-PLACE, SINCE, REVOKED, LOGGED = range(4)
+PLACE, SINCE, REVOKED, LOGGED, UP, WORKED, PEAK = range(7)
 _WORDS = 64
 LOG_BYTES = 1 << 16
 _ENDS = _WORDS

@@ -80,10 +80,11 @@ class Receiver:
     `read` makes one system call, so it blocks just where the socket does.
     """
 
-    __slots__ = ("_filling", "_frame", "_rest", "_socket")
+    __slots__ = ("_filling", "_frame", "_rest", "_socket", "received")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self.received: int = 0  # bytes
         self._rest = b""  # the beginning of a frame that is small or whose size is not known yet
         self._frame: Frame | None = None  # a large frame under way, and what of it is still to come
         self._filling: deque[memoryview] = deque()
@@ -95,6 +96,7 @@ class Receiver:
         data = self._receive()
         if not data:
             raise EOFError
+        self.received += len(data)
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -148,6 +150,7 @@ class Receiver:
         count = self._socket.recv_into(self._filling[0])
         if not count:
             raise EOFError
+        self.received += count
         view = self._filling.popleft()
         if count < len(view):
             self._filling.appendleft(view[count:])
@@ -196,10 +199,11 @@ def _cut(data: bytes, at: int, sizes: Sequence[int]) -> list[bytearray]:
 class Outbox:
     """What could not be sent at once on a socket that does not block."""
 
-    __slots__ = ("_carriers", "_parts", "_socket")
+    __slots__ = ("_carriers", "_parts", "_socket", "sent")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self.sent: int = 0  # bytes
         self._parts: deque[memoryview] = deque()
         self._carriers: deque[tuple[memoryview, HasDescriptor]] = deque()
 
@@ -216,6 +220,7 @@ class Outbox:
                 sent = self._socket.send(parts[0])
             except BlockingIOError:
                 sent = 0
+            self.sent += sent
             if sent < len(parts[0]):
                 self._parts.append(memoryview(parts[0])[sent:])
             return
@@ -233,6 +238,7 @@ class Outbox:
                 sent = self._send_some()
             except BlockingIOError:
                 return
+            self.sent += sent
             _advance(parts, sent)
 
     def _send_some(self) -> int:

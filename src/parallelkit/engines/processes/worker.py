@@ -13,11 +13,23 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from ... import marking, serialization, shielding, termination, tracebacks
+from ... import marking, resources, serialization, shielding, termination, tracebacks
 from ..base import Style, Work, caller, tamed
 from . import protocol as p
 from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
-from .page import BETWEEN, LOADING_MARK, LOGGED, PLACE, POSITION_BITS, REVOKED, StatusPage
+from .page import (
+    BETWEEN,
+    LOADING_MARK,
+    LOGGED,
+    PEAK,
+    PLACE,
+    POSITION_BITS,
+    REVOKED,
+    SINCE,
+    UP,
+    WORKED,
+    StatusPage,
+)
 from .shared import map_buffers, unpack_body
 from .starting import restore_filters
 from .transport import DescriptorReceiver, Frame, Part, pack, send_all
@@ -58,10 +70,12 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
     channel = Channel(sock, page)
     if boot.say_ready and not _initialize(boot, channel):
         return
+    page.clock[UP] = time.monotonic()
     page.words[PLACE] = LOADING_MARK  # of no chunk: who dies without it has never come up
     loop = Loop(channel, page, boot.works)
     try:
         loop.run()
+        page.words[PEAK] = resources.peak_resident_set(os.getpid())
     except (EOFError, ConnectionError):
         # The parent is gone, and with it everybody who could want a result.
         termination.kill_own_tree()
@@ -225,10 +239,12 @@ class Loop:
 
     def run(self) -> None:
         """Serve until told to stop; EOFError where the parent is gone."""
+        clock = self._page.clock
         for frame in self._channel.frames():
             kind = frame.kind & ~p.EAGER
             if p.RANGE <= kind <= p.SINGLE:
                 self._run_chunk(kind, frame)
+                clock[WORKED] += time.monotonic()
             elif kind == p.DEFINE:
                 self._definitions[frame.a] = frame
             elif kind == p.SHARED:
@@ -246,7 +262,8 @@ class Loop:
     def _run_chunk(self, kind: int, frame: Frame) -> None:
         chunk, job = frame.a, frame.b
         page = self._page
-        page.clock[1] = time.monotonic()
+        page.clock[SINCE] = now = time.monotonic()
+        page.clock[WORKED] -= now
         page.words[PLACE] = (chunk << POSITION_BITS) | LOADING_MARK
         if page.words[REVOKED] >= chunk:
             page.words[PLACE] = chunk << POSITION_BITS
