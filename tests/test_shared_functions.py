@@ -92,6 +92,14 @@ def test_what_a_worker_writes_is_its_own(start_method: str) -> None:
     assert array[0] == 0
 
 
+def test_the_bytes_are_counted_once(start_method: str) -> None:
+    array = np.ones(COUNT)
+    with parallelkit.Pool(2, start_method=start_method) as pool:
+        pool.map(abs, range(10))
+        pool.map(functools.partial(take, array), range(64), chunksize=1)
+        assert array.nbytes <= pool.stats().bytes_in < 1.5 * array.nbytes
+
+
 def test_a_death_costs_one_item(start_method: str) -> None:
     array = np.arange(float(COUNT))
     with parallelkit.Pool(2, start_method=start_method) as pool:
