@@ -105,6 +105,8 @@ WORKERS = [
         ValueError,
         "engine must be 'processes', 'threads', 'serial' or an Engine, not 'thr",
     ),
+    ("forward_logs", 1, TypeError, "forward_logs must be True, False or None, not 1"),
+    ("forward_logs", "yes", TypeError, "forward_logs must be True, False or None, not 'yes'"),
     ("engine", "", ValueError, "engine must be 'processes', 'threads', 'serial' or an Engine, not ''"),
     ("engine", 3, TypeError, "engine must be a name or an Engine, not 3"),
     ("engine", object, TypeError, "engine must be a name or an Engine, not <class 'object'>"),

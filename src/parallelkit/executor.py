@@ -52,8 +52,8 @@ class ProcessPoolExecutor(standard.Executor):
     `multiprocessing.get_context`. initializer, initargs: called in each worker before its first task.
     max_tasks_per_child: a worker ends after so many tasks and is replaced; the start method is then "spawn",
     where nobody chose. task_timeout: seconds for each task, then it is ended with `TaskTimeoutError`.
-    retries: how often a task is run again after one of `retry_on`. `memory_limit`, `start_method` and
-    `engine` are as for `pool_map`.
+    retries: how often a task is run again after one of `retry_on`. `memory_limit`, `start_method`,
+    `forward_logs` and `engine` are as for `pool_map`.
 
     A task whose worker dies fails with `WorkerDiedError`, which is a `BrokenProcessPool`, and all other tasks
     go on. Only where no worker can be started is the executor broken: `WorkerInitError`, also a
@@ -82,6 +82,7 @@ class ProcessPoolExecutor(standard.Executor):
         retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
         memory_limit: int | str | None = None,
         start_method: str | None = None,
+        forward_logs: bool | None = None,
         engine: str | Engine | None = None,
     ) -> None:
         if mp_context is not None and not isinstance(mp_context, BaseContext):
@@ -101,6 +102,7 @@ class ProcessPoolExecutor(standard.Executor):
             max_tasks_per_child=max_tasks_per_child,
             memory_limit=memory_limit,
             start_method=start_method,
+            forward_logs=forward_logs,
             engine=engine,
         )
         self._max_workers = settings.max_workers

@@ -59,6 +59,8 @@ class MapOptions(CallOptions, total=False):
     max_tasks_per_child: a worker ends after so many items and is replaced.
     memory_limit: bytes, or text such as "2GiB", for a worker with its descendants.
     start_method: "fork", "forkserver" or "spawn".
+    forward_logs: whether what workers log is handled in this process; None: unless they are forked, as
+        they have the handlers of this process then.
     engine: "processes", "threads", "serial", or an `Engine`.
     """
 
@@ -69,6 +71,7 @@ class MapOptions(CallOptions, total=False):
     max_tasks_per_child: int | None
     memory_limit: int | str | None
     start_method: str | None
+    forward_logs: bool | None
     engine: str | Engine | None
 
 
@@ -119,6 +122,7 @@ class WorkerSettings:
     max_tasks_per_child: int | None = None
     memory_limit: int | None = None
     start_method: str | None = None
+    forward_logs: bool | None = None
 
 
 def call_settings(
@@ -165,6 +169,7 @@ def worker_settings(
     max_tasks_per_child: int | None = None,
     memory_limit: int | str | None = None,
     start_method: str | None = None,
+    forward_logs: bool | None = None,
     engine: str | Engine | None = None,
     **unknown: object,
 ) -> WorkerSettings:
@@ -181,6 +186,8 @@ def worker_settings(
         raise TypeError(f"initializer must be callable, not {initializer!r}")
     if not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
+    if forward_logs is not None and not isinstance(forward_logs, bool):
+        raise TypeError(f"forward_logs must be True, False or None, not {forward_logs!r}")
     return WorkerSettings(
         engine=chosen,
         max_workers=min(workers, chosen.most_workers or workers),
@@ -189,6 +196,7 @@ def worker_settings(
         max_tasks_per_child=count("max_tasks_per_child", max_tasks_per_child),
         memory_limit=None if memory_limit is None else parse_memory(memory_limit),
         start_method=_start_method(start_method),
+        forward_logs=forward_logs,
     )
 
 

@@ -183,6 +183,8 @@ class ProcessCrew:
             say_ready = not self._forks or self._setup.initializer is not None
             boot = Boot(say_ready, shielding.usual_mask(), self._pickled)
             boot.mark = member.mark
+            if self._setup.logs is not None:
+                boot.logs = self._setup.logs.sender(forks=self._forks)
             if self._pickled is None:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
             if self._forks:
