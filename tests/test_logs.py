@@ -165,6 +165,15 @@ def test_the_levels_of_the_parent_hold_in_the_worker(
 
 
 @pytest.mark.parametrize(("method", "forward_logs"), FORKED)
+def test_the_root_logger_may_have_no_level(
+    method: str, forward_logs: bool | None, root: logging.Logger
+) -> None:
+    root.setLevel(logging.NOTSET)
+    with parallelkit.Pool(1, start_method=method, forward_logs=forward_logs) as pool:
+        assert pool.apply(log_tasks.is_enabled, ("other", 1))
+
+
+@pytest.mark.parametrize(("method", "forward_logs"), FORKED)
 def test_filters_and_handlers_of_named_loggers_apply_once(
     method: str, forward_logs: bool | None, kept: Kept
 ) -> None:
@@ -303,6 +312,28 @@ def test_handlers_and_filters_that_raise(
     assert shown.count("--- Logging error ---") == 4 * loud
     assert shown.count("OSError: disk full") == 2 * loud
     assert shown.count("ValueError: what is this?") == 2 * loud
+
+
+def test_record_factories(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = logging.getLogRecordFactory()
+
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = usual(*args, **kwargs)
+        record.application = "mine"
+        return record
+
+    try:
+        with parallelkit.Pool(1, start_method="fork", forward_logs=True) as pool:
+            logging.setLogRecordFactory(make)
+            pool.apply(log_tasks.say, (1,))
+            while len(kept.records) < 2:
+                time.sleep(0.001)
+            logging.setLogRecordFactory(lambda *args: log_tasks.fail("no record"))  # type: ignore[arg-type]
+            pool.apply(log_tasks.say, (1,))
+    finally:
+        logging.setLogRecordFactory(usual)
+    assert [vars(record)["application"] for record in kept.records] == ["mine", "mine"]
+    assert capsys.readouterr().err.count("OSError: no record") == 2
 
 
 def test_a_flood(kept: Kept) -> None:

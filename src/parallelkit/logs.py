@@ -62,9 +62,8 @@ Levels: TypeAlias = tuple[int, dict[str, tuple[int, bool]]]
 
 
 def _levels() -> Levels:
-    known = [logging.root, *_loggers()]
-    loggers = {each.name: (each.level, each.disabled) for each in known if each.level or each.disabled}
-    return logging.root.manager.disable, loggers
+    own = [logging.root, *(each for each in _loggers() if each.level or each.disabled)]
+    return logging.root.manager.disable, {each.name: (each.level, each.disabled) for each in own}
 
 
 def _set_levels(levels: Levels) -> None:
@@ -107,9 +106,10 @@ class Forwarding:
         if self._queue is None:
             from .queues import Queue
 
-            self._queue = Queue(BACKLOG)
+            queue: Queue[Message] = Queue(BACKLOG)
+            self._thread = start_shielded(self._listen, (queue,), THREAD)
+            self._queue = queue
             _listening.add(self)
-            self._thread = start_shielded(self._listen, (self._queue,), THREAD)
         return Sender(self._queue, None if forks else _levels(), self._wanted is None)
 
     def _listen(self, queue: Queue[Message]) -> None:
@@ -152,17 +152,19 @@ def _handle(message: Message) -> None:
     for name, data in pickles.items():
         try:
             attributes[name] = pickle.loads(data)
-        except Exception as error:
+        except BaseException as error:
             attributes[name] = f"<cannot be unpickled: {error!r}>"
-    record = logging.makeLogRecord(attributes)
-    if record.levelname == f"Level {record.levelno}":  # a level that only the parent has a name for
-        record.levelname = logging.getLevelName(record.levelno)
+    level = attributes["levelno"]
+    if attributes["levelname"] == f"Level {level}":  # one that only the parent has a name for
+        attributes["levelname"] = logging.getLevelName(level)
     try:
-        logger = logging.getLogger(record.name)
-        if logger.isEnabledFor(record.levelno):
-            logger.handle(record)
-    except BaseException:  # of a filter: what a handler's `emit` raises it sees to itself
-        logging.NullHandler().handleError(record)
+        logger = logging.getLogger(attributes["name"])
+        if logger.isEnabledFor(level):
+            logger.handle(logging.makeLogRecord(attributes))
+    except BaseException:  # of a filter or a record factory: to the errors of `emit` handlers see themselves
+        place = (attributes["pathname"], attributes["lineno"])
+        failed = logging.LogRecord(attributes["name"], level, *place, attributes["msg"], None, None)
+        logging.NullHandler().handleError(failed)
 
 
 _listening: weakref.WeakSet[Forwarding] = weakref.WeakSet()
