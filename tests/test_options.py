@@ -60,10 +60,10 @@ CALL_OPTIONS = [
     ("retry_on", [OSError], TypeError, "retry_on must be an exception type or a tuple of them, not [<cl"),
     ("retry_on", OSError(), TypeError, "retry_on must be an exception type or a tuple of them, not OSErr"),
     ("retry_on", int, TypeError, "retry_on must be an exception type or a tuple of them, not <class 'int'"),
-    ("progress", NoUpdate(), TypeError, "progress must be True, False or an object with update(n) and clo"),
+    ("progress", NoUpdate(), TypeError, 'progress must be True, False, "rich", a rich.progress.Progress or'),
     ("progress", NoClose(), TypeError, "has no close()"),
-    ("progress", "yes", TypeError, "progress must be True, False or an object with update(n) and close()"),
-    ("progress", 1, TypeError, "progress must be True, False or an object with update(n) and close(); 1 has"),
+    ("progress", "yes", TypeError, 'progress must be True, False, "rich", a rich.progress.Progress or'),
+    ("progress", 1, TypeError, "an object with update(n) and close(); 1 has no update()"),
     ("progres", True, TypeError, "there is no option 'progres'; the options are"),
 ]  # fmt: skip
 

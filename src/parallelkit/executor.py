@@ -26,6 +26,7 @@ from .errors import ClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitEr
 from .futures import Callbacks, Future, Settlement
 from .iteration import ResultIterator, Stream
 from .options import Arguments, CallSettings, RetryOn
+from .progress import Progress, check_progress
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -161,12 +162,14 @@ class ProcessPoolExecutor(standard.Executor):
     def map(
         self, fn: Callable[[T1], R], iterable: Iterable[T1], /, *,
         timeout: float | None = None, chunksize: int = 1, buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[R]: ...  # fmt: skip
 
     @overload
     def map(
         self, fn: Callable[[T1, T2], R], iterable: Iterable[T1], iterable2: Iterable[T2], /, *,
         timeout: float | None = None, chunksize: int = 1, buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[R]: ...  # fmt: skip
 
     @overload
@@ -174,6 +177,7 @@ class ProcessPoolExecutor(standard.Executor):
         self, fn: Callable[[T1, T2, T3], R],
         iterable: Iterable[T1], iterable2: Iterable[T2], iterable3: Iterable[T3], /, *,
         timeout: float | None = None, chunksize: int = 1, buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[R]: ...  # fmt: skip
 
     @overload
@@ -182,6 +186,7 @@ class ProcessPoolExecutor(standard.Executor):
         iterable: Iterable[Any], iterable2: Iterable[Any], iterable3: Iterable[Any],
         iterable4: Iterable[Any], /, *iterables: Iterable[Any],
         timeout: float | None = None, chunksize: int = 1, buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[R]: ...  # fmt: skip
 
     def map(
@@ -191,6 +196,7 @@ class ProcessPoolExecutor(standard.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[Any]:
         """Call `fn` with the items of the iterables, as `map` does; an iterator over the results, in order.
 
@@ -198,7 +204,7 @@ class ProcessPoolExecutor(standard.Executor):
         of the iterator (`close`, or its being dropped after the first `next`). With `buffersize`, at most so
         many items are drawn and not yet taken as results, in a thread of their own; without it the
         iterables are read before `map` returns. With `chunksize` 1 the time that items take decides how many
-        of them a worker is given at once.
+        of them a worker is given at once. progress: as for `pool_map`.
 
         `CallTimeoutError` (a `TimeoutError`) `timeout` seconds after the call, for all of it. TypeError and
         ValueError for bad arguments, RuntimeError after `shutdown`.
@@ -210,7 +216,9 @@ class ProcessPoolExecutor(standard.Executor):
             self._settings,
             chunksize=_chunksize(chunksize),
             timeout=None if timeout is None else checks.seconds("timeout", timeout, past=True),
+            progress=progress,
         )
+        check_progress(progress)
         buffered = _buffersize(buffersize)
         self._prepare()
         style = Style.CALL if len(iterables) == 1 else Style.STAR
@@ -233,7 +241,7 @@ class ProcessPoolExecutor(standard.Executor):
                     raise
             return driver, call
 
-        results: ResultIterator[Any] = ResultIterator(Stream(settings, None), begin, owns_driver=False)
+        results: ResultIterator[Any] = ResultIterator(Stream(settings, spec.size), begin, owns_driver=False)
         results.start()
         return _until_failure(results)
 

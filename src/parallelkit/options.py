@@ -17,7 +17,7 @@ from typing_extensions import TypedDict, TypeVarTuple
 
 from .engines import Engine, resolve
 from .errors import TaskTimeoutError, WorkerDiedError
-from .progress import Reporter
+from .progress import Progress, check_progress
 from .resources import available_cpus, parse_memory
 from .scheduler import JobSpec
 
@@ -40,14 +40,15 @@ class CallOptions(TypedDict, total=False):
     task_timeout: seconds for each item, then `TaskTimeoutError`; its worker is ended.
     retries: how often an item is run again after one of `retry_on`.
     retry_on: exception types; by default `WorkerDiedError` and `TaskTimeoutError`.
-    progress: True (a bar, with tqdm), or an object with `update(n)` and `close()`.
+    progress: True (a bar, with tqdm), "rich" (with rich), a `rich.progress.Progress`, or an object with
+        `update(n)` and `close()`.
     """
 
     timeout: float | None
     task_timeout: float | None
     retries: int
     retry_on: RetryOn
-    progress: bool | Reporter
+    progress: Progress
 
 
 class MapOptions(CallOptions, total=False):
@@ -85,7 +86,7 @@ class CallSettings:
     errors: Errors = "raise"
     retries: int = 0
     retry_on: tuple[type[BaseException], ...] = (WorkerDiedError, TaskTimeoutError)
-    progress: bool | Reporter = False
+    progress: Progress = False
 
     @property
     def has_deadlines(self) -> bool:
@@ -133,7 +134,7 @@ def call_settings(
     errors: str = "raise",
     retries: int = 0,
     retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
-    progress: bool | Reporter = False,
+    progress: Progress = False,
     **unknown: object,
 ) -> CallSettings:
     """Check what concerns one call.
@@ -143,13 +144,7 @@ def call_settings(
     ValueError: chunksize must be at least 1, not -1
     """
     _refuse(unknown, CallOptions)
-    if not isinstance(progress, bool):
-        for name in ("update", "close"):
-            if not callable(getattr(progress, name, None)):
-                raise TypeError(
-                    f"progress must be True, False or an object with update(n) and close(); "
-                    f"{progress!r} has no {name}()"
-                )
+    check_progress(progress)
     return CallSettings(
         chunksize=count("chunksize", chunksize),
         timeout=seconds("timeout", timeout, zero=True),
