@@ -79,6 +79,10 @@ def say_in_thread(item: int) -> None:
     thread.join()
 
 
+def say_later() -> None:
+    threading.Timer(0.1, say, (1,)).start()
+
+
 def say_at_exit(text: str) -> None:
     atexit.register(log.info, text)
     log.info("initializer")

@@ -34,6 +34,10 @@ class Kept(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
 
+    def wait_for(self, count: int) -> None:
+        while len(self.records) < count:
+            time.sleep(0.001)
+
     @property
     def messages(self) -> list[str]:
         return [record.getMessage() for record in self.records]
@@ -96,6 +100,34 @@ def test_off_is_without_a_thread_and_a_module(method: str, forward_logs: bool | 
     assert kept.records == []
     if method == "spawn":
         assert not {"parallelkit.logs", "parallelkit.queues"} & set(loaded)
+
+
+def test_a_call_in_which_nothing_is_logged_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    parallelkit.pool_map(abs, [1], start_method="spawn")
+    assert started == []
+    parallelkit.pool_map(log_tasks.say, [1], start_method="fork", forward_logs=True)
+    assert started == [logs.THREAD]
+
+
+@pytest.mark.parametrize("kind", ["pool", "executor"])
+def test_records_arrive_while_nobody_waits_for_a_result(kind: str, kept: Kept) -> None:
+    options: dict[str, Any] = {"start_method": "fork", "forward_logs": True}
+    if kind == "pool":
+        with parallelkit.Pool(1, log_tasks.say_later, **options):
+            kept.wait_for(2)
+    else:
+        with parallelkit.ProcessPoolExecutor(1, **options) as executor:
+            executor.submit(log_tasks.say_later).result()
+            kept.wait_for(2)
+    assert kept.messages == ["item 1", "of lib 1"]
 
 
 def test_a_worker_that_logs_nothing_needs_no_queue(kept: Kept) -> None:
@@ -326,8 +358,7 @@ def test_record_factories(kept: Kept, capsys: pytest.CaptureFixture[str]) -> Non
         with parallelkit.Pool(1, start_method="fork", forward_logs=True) as pool:
             logging.setLogRecordFactory(make)
             pool.apply(log_tasks.say, (1,))
-            while len(kept.records) < 2:
-                time.sleep(0.001)
+            kept.wait_for(2)
             logging.setLogRecordFactory(lambda *args: log_tasks.fail("no record"))  # type: ignore[arg-type]
             pool.apply(log_tasks.say, (1,))
     finally:

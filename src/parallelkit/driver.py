@@ -255,6 +255,12 @@ class Driver:
             self._scheduler.make_room(time.monotonic())
             self._carry_out()
 
+    def hear_logs(self) -> None:
+        """Have what workers log handled also while nobody drives."""
+        with self._lock:
+            if not self._closed:
+                self._logs.listen()
+
     def prestart(self) -> None:
         """Start all workers now."""
         with self._lock:

@@ -254,8 +254,10 @@ class ProcessPoolExecutor(standard.Executor):
             if driver.start_method == "fork":
                 driver.prestart()
             driver.serve()
+            driver.hear_logs()
         if driver.workers < self._max_workers:
             driver.make_room()
+            driver.hear_logs()
 
     def _check_open(self) -> None:
         if _ended:

@@ -7,7 +7,7 @@
       below the level: no more than that
       Logger.callHandlers, which is ours there
         Sender.send: message and traceback as text
-          put ────────► a Queue in shared memory ────► the listener, a thread
+          put ────────► a Queue in shared memory ────► the listener, a thread from the first record on
                         (full: put waits)                getLogger(record.name)
                                                            below the level, or filtered: dropped
                                                            handled by the handlers of that logger
@@ -87,8 +87,9 @@ def _loggers() -> list[logging.Logger]:
 class Forwarding:
     """The logging of one pool: whether its workers send their records, and who takes them.
 
-    wanted: None: unless they are forked, as they have the parent's handlers then. Nothing is made before the
-    first worker that sends is started.
+    wanted: None: unless they are forked, as they have the parent's handlers then. The queue is made for the
+    first worker that sends, and the thread for the first record: to start a thread is to wait for it, which
+    took a tenth of a `pool_map` by fork server.
     """
 
     def __init__(self, wanted: bool | None) -> None:
@@ -106,11 +107,18 @@ class Forwarding:
         if self._queue is None:
             from .queues import Queue
 
-            queue: Queue[Message] = Queue(BACKLOG)
-            self._thread = start_shielded(self._listen, (queue,), THREAD)
-            self._queue = queue
-            _listening.add(self)
+            self._queue = Queue(BACKLOG)
         return Sender(self._queue, None if forks else _levels(), self._wanted is None)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is a record: -1 where none can come."""
+        return -1 if self._queue is None else self._queue.fileno()
+
+    def listen(self) -> None:
+        """Take what is sent, in a thread. To be called when there is a record, or nobody to notice it."""
+        if self._queue is not None and self._thread is None:
+            _listening.add(self)
+            self._thread = start_shielded(self._listen, (self._queue,), THREAD)
 
     def _listen(self, queue: Queue[Message]) -> None:
         from .queues import ShutDown
@@ -133,17 +141,22 @@ class Forwarding:
     def end(self) -> None:
         """No record will come any more, as all workers have ended: let the listener end, too."""
         self._ended = True
-        if self._queue is not None and self._thread is not threading.current_thread():
-            self._queue.shutdown()
+        if self._queue is None or self._thread is threading.current_thread():
+            return
+        self._queue.shutdown()
+        if not self._queue.empty():
+            with contextlib.suppress(RuntimeError):  # the interpreter is about to end, and starts no thread
+                self.listen()
 
     def join(self, timeout: float | None) -> None:
         """Wait until all records were handled; after `timeout` seconds those that are left are dropped."""
         queue, thread = self._queue, self._thread
-        if queue is None or thread is None or thread is threading.current_thread():
+        if thread is threading.current_thread():
             return
-        thread.join(timeout)
-        if thread.is_alive():
-            queue.shutdown(immediate=True)
+        if queue is not None and thread is not None:
+            thread.join(timeout)
+            if thread.is_alive():
+                queue.shutdown(immediate=True)
         self._queue = self._thread = None
 
 

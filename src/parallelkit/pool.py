@@ -100,6 +100,7 @@ class Pool:
         self._unretrieved = Unretrieved()
         self._driver = Driver(settings)
         self._driver.prestart()
+        self._driver.hear_logs()
 
     # One call
 

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import guardian, marking, resources, serialization, shielding, termination, tracebacks
 from ...errors import SerializationError
@@ -46,6 +46,9 @@ from .entries import Entries
 from .page import StatusPage
 from .transport import Frame, Outbox, Part, Receiver, pack, size_of
 from .worker import Boot, main
+
+if TYPE_CHECKING:
+    from ...logs import Forwarding  # not in each worker
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _names = itertools.count(1)
@@ -94,6 +97,7 @@ class ProcessCrew:
         if not self._forks and setup.initializer is not None:
             self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
         starting.prepare(self._context)
+        self._hears = False
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
         self._works: dict[int, Work] = {}
@@ -185,6 +189,7 @@ class ProcessCrew:
             boot.mark = member.mark
             if self._setup.logs is not None:
                 boot.logs = self._setup.logs.sender(forks=self._forks)
+                self._hear(self._setup.logs)
             if self._pickled is None:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
             if self._forks:
@@ -204,6 +209,12 @@ class ProcessCrew:
             undo.pop_all()
         theirs.close()
         page.close_file()
+
+    def _hear(self, logs: Forwarding) -> None:
+        """Have `wait` tell of the first record."""
+        if not self._hears and (descriptor := logs.fileno()) >= 0:
+            self._selector.register(descriptor, _READ, logs)
+            self._hears = True
 
     def _give_up(self, member: _Member) -> None:
         """End a worker that has been started and cannot be watched."""
@@ -344,6 +355,11 @@ class ProcessCrew:
                 with contextlib.suppress(BlockingIOError):
                     while self._woken.recv(4096):
                         pass
+                continue
+            logs = self._setup.logs
+            if logs is not None and key.data is logs:
+                self._selector.unregister(key.fileobj)
+                logs.listen()
                 continue
             member: _Member
             member, is_exit = key.data
