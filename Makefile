@@ -79,7 +79,7 @@ $(STAMP): pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit("parallelkit needs Python 3.11 or later, this is " + sys.version if sys.version_info < (3, 11) else 0)'
 	"$(PYTHON)" -m venv "$(VENV)"
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[progress,cloudpickle]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[progress,rich,cloudpickle]" --group dev
 	@touch "$(STAMP)"
 
 $(BENCH_STAMP): $(STAMP)

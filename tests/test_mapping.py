@@ -262,7 +262,7 @@ class TestBadInput:
             ({"initializer": 3}, TypeError, "initializer must be callable, not 3"),
             ({"initargs": 3}, TypeError, "initargs must be a tuple"),
             ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be at least 1"),
-            ({"progress": object()}, TypeError, "progress must be True, False or an object with update"),
+            ({"progress": object()}, TypeError, "progress must be True, False, .rich., a rich"),
             ({"nonsense": 1}, TypeError, "nonsense"),
         ],
     )

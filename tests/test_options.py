@@ -60,10 +60,10 @@ CALL_OPTIONS = [
     ("retry_on", [OSError], TypeError, "retry_on must be an exception type or a tuple of them, not [<cl"),
     ("retry_on", OSError(), TypeError, "retry_on must be an exception type or a tuple of them, not OSErr"),
     ("retry_on", int, TypeError, "retry_on must be an exception type or a tuple of them, not <class 'int'"),
-    ("progress", NoUpdate(), TypeError, "progress must be True, False or an object with update(n) and clo"),
+    ("progress", NoUpdate(), TypeError, 'progress must be True, False, "rich", a rich.progress.Progress or'),
     ("progress", NoClose(), TypeError, "has no close()"),
-    ("progress", "yes", TypeError, "progress must be True, False or an object with update(n) and close()"),
-    ("progress", 1, TypeError, "progress must be True, False or an object with update(n) and close(); 1 has"),
+    ("progress", "yes", TypeError, 'progress must be True, False, "rich", a rich.progress.Progress or'),
+    ("progress", 1, TypeError, "an object with update(n) and close(); 1 has no update()"),
     ("progres", True, TypeError, "there is no option 'progres'; the options are"),
 ]  # fmt: skip
 
@@ -105,6 +105,8 @@ WORKERS = [
         ValueError,
         "engine must be 'processes', 'threads', 'serial' or an Engine, not 'thr",
     ),
+    ("forward_logs", 1, TypeError, "forward_logs must be True, False or None, not 1"),
+    ("forward_logs", "yes", TypeError, "forward_logs must be True, False or None, not 'yes'"),
     ("engine", "", ValueError, "engine must be 'processes', 'threads', 'serial' or an Engine, not ''"),
     ("engine", 3, TypeError, "engine must be a name or an Engine, not 3"),
     ("engine", object, TypeError, "engine must be a name or an Engine, not <class 'object'>"),

@@ -61,10 +61,10 @@ def test_required_dependencies(metadata: email.message.Message) -> None:
 
 
 def test_extras(metadata: email.message.Message) -> None:
-    assert sorted(metadata.get_all("Provides-Extra", [])) == ["cloudpickle", "progress"]
+    assert sorted(metadata.get_all("Provides-Extra", [])) == ["cloudpickle", "progress", "rich"]
     optional = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" in line]
     pairs = sorted(re.sub(r"^([\w-]+)[^;]*; extra == '([\w-]+)'$", r"\2: \1", line) for line in optional)
-    assert pairs == ["cloudpickle: cloudpickle", "progress: tqdm"]
+    assert pairs == ["cloudpickle: cloudpickle", "progress: tqdm", "rich: rich"]
 
 
 def test_metadata(metadata: email.message.Message) -> None:
@@ -182,7 +182,7 @@ def test_python_m_tells_what_there_is() -> None:
     )
     assert rows["parallelkit"] == parallelkit.__version__
     assert rows["Python"].startswith(sys.version.split()[0])
-    assert {"tblib", "psutil", "typing-extensions", "tqdm", "cloudpickle"} < set(rows)
+    assert {"tblib", "psutil", "typing-extensions", "tqdm", "rich", "cloudpickle"} < set(rows)
     output = _run("-m", "parallelkit")
     assert re.search(rf"^CPUs +{parallelkit.available_cpus()} of {os.cpu_count()}$", output, re.MULTILINE)
     assert re.search(r"^start methods +.*spawn", output, re.MULTILINE)

@@ -19,6 +19,7 @@ engines                                 how workers are started, spoken to and s
                                         (the default), threads, serial
 scheduler                               what is to happen next: pure, without I/O and clock
 process                                 Process; below it launching, marking, resultfile
+logs                                    what workers log, handled in their parent
 connection, queues                      Pipe, Connection; Queue and its kin
 encoding, sharing                       objects as messages, and memory that no dead process can keep
 synchronize                             Lock and its kin, which a death does not block

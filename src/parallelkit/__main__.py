@@ -22,7 +22,7 @@ def main() -> None:
         ("start methods", ", ".join(multiprocessing.get_all_start_methods())),
         ("default", multiprocessing.get_start_method(allow_none=True) or default),
     ]
-    for name in ("tblib", "psutil", "typing-extensions", "tqdm", "cloudpickle"):
+    for name in ("tblib", "psutil", "typing-extensions", "tqdm", "rich", "cloudpickle"):
         try:
             rows.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:

@@ -33,6 +33,7 @@ from typing import Any, Protocol, cast
 
 from .engines import Crew, Setup, Style, Work
 from .errors import ClosedError
+from .logs import Forwarding
 from .naming import Namer
 from .options import WorkerSettings
 from .scheduler import (
@@ -118,11 +119,13 @@ class Driver:
     """Runs calls on the workers that `settings` describe."""
 
     def __init__(self, settings: WorkerSettings, function: Callable[..., Any] | None = None) -> None:
+        self._logs = Forwarding(settings.forward_logs)
         setup = Setup(
             initializer=settings.initializer,
             initargs=settings.initargs,
             start_method=settings.start_method,
             function=function,
+            logs=self._logs,
         )
         self._crew: Crew = settings.engine.open(setup)
         self._scheduler = Scheduler(
@@ -269,6 +272,12 @@ class Driver:
         with self._lock:
             self._scheduler.make_room(time.monotonic())
             self._carry_out()
+
+    def hear_logs(self) -> None:
+        """Have what workers log handled also while nobody drives."""
+        with self._lock:
+            if not self._closed:
+                self._logs.listen()
 
     def prestart(self) -> None:
         """Start all workers now."""
@@ -633,7 +642,7 @@ class Driver:
             if not self._drive_until(lambda: not self._scheduler.workers, deadline):
                 return False
             self._close()
-        self._join_threads()
+        self._join_threads(None)
         return True
 
     def terminate(self, grace: float | None = None) -> None:
@@ -649,7 +658,7 @@ class Driver:
             # A second Ctrl-C, say, or a first one that struck in the midst of a step.
             self.abandon()
             raise
-        self._join_threads()
+        self._join_threads(_END_SECONDS)
 
     def _end_work(self, grace: float | None) -> None:
         now = time.monotonic()
@@ -715,6 +724,7 @@ class Driver:
         if not self._closed:
             self._closed = True
             self._crew.close()
+            self._logs.end()
             self._wake_all()
 
     def _wake_all(self) -> None:
@@ -733,6 +743,7 @@ class Driver:
         self._closed = True
         with contextlib.suppress(Exception):
             self._crew.close()
+        self._logs.end()
         self._wake_all()
         for call in self._calls.values():
             ended = ClosedError("the pool was ended while this call was under way")
@@ -748,13 +759,14 @@ class Driver:
         with self._lock:
             self._hand_out()
 
-    def _join_threads(self) -> None:
+    def _join_threads(self, seconds_for_logs: float | None) -> None:
         with self._lock:
             self._wake_all()
         for thread in (self._service, *self._feeders):
             if thread is not None and thread is not threading.current_thread():
                 # A feeder may be blocked in the caller's own input: it ends when that moves on.
                 thread.join(None if thread is self._service else _FEEDER_SECONDS)
+        self._logs.join(seconds_for_logs)
 
     def abandon(self) -> None:
         """Kill what there is, without asking: the interpreter is about to end, or the owner forgot us."""
@@ -762,6 +774,7 @@ class Driver:
             self._closed = True
             self._crew.wake()
             self._crew.close()
+            self._logs.end()
             # Whoever has the lock now sees by himself that it is over; those who sleep have to be told.
             if not self._lock.mine and self._lock.acquire(blocking=False):
                 self._wake_all()
@@ -839,3 +852,5 @@ def _end_all_at_exit() -> None:
 def _abandon_all() -> None:
     for driver in list(_live):
         driver.abandon()
+        if not driver.inherited:
+            driver._logs.join(_END_SECONDS)

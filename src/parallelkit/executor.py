@@ -26,6 +26,7 @@ from .errors import ClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitEr
 from .futures import Callbacks, Future, Settlement
 from .iteration import ResultIterator, Stream
 from .options import Arguments, CallSettings, RetryOn
+from .progress import Progress, check_progress
 from .stats import PoolStats
 
 P = ParamSpec("P")
@@ -53,8 +54,8 @@ class ProcessPoolExecutor(standard.Executor):
     `multiprocessing.get_context`. initializer, initargs: called in each worker before its first task.
     max_tasks_per_child: a worker ends after so many tasks and is replaced; the start method is then "spawn",
     where nobody chose. task_timeout: seconds for each task, then it is ended with `TaskTimeoutError`.
-    retries: how often a task is run again after one of `retry_on`. `memory_limit`, `start_method` and
-    `engine` are as for `pool_map`.
+    retries: how often a task is run again after one of `retry_on`. `memory_limit`, `start_method`,
+    `forward_logs` and `engine` are as for `pool_map`.
 
     A task whose worker dies fails with `WorkerDiedError`, which is a `BrokenProcessPool`, and all other tasks
     go on. Only where no worker can be started is the executor broken: `WorkerInitError`, also a
@@ -83,6 +84,7 @@ class ProcessPoolExecutor(standard.Executor):
         retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
         memory_limit: int | str | None = None,
         start_method: str | None = None,
+        forward_logs: bool | None = None,
         engine: str | Engine | None = None,
     ) -> None:
         if mp_context is not None and not isinstance(mp_context, BaseContext):
@@ -102,6 +104,7 @@ class ProcessPoolExecutor(standard.Executor):
             max_tasks_per_child=max_tasks_per_child,
             memory_limit=memory_limit,
             start_method=start_method,
+            forward_logs=forward_logs,
             engine=engine,
         )
         self._max_workers = settings.max_workers
@@ -160,12 +163,14 @@ class ProcessPoolExecutor(standard.Executor):
     def map(
         self, fn: Callable[[T1], R], iterable: Iterable[T1], /, *,
         timeout: float | None = None, chunksize: int = 1, buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[R]: ...  # fmt: skip
 
     @overload
     def map(
         self, fn: Callable[[T1, T2], R], iterable: Iterable[T1], iterable2: Iterable[T2], /, *,
         timeout: float | None = None, chunksize: int = 1, buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[R]: ...  # fmt: skip
 
     @overload
@@ -173,6 +178,7 @@ class ProcessPoolExecutor(standard.Executor):
         self, fn: Callable[[T1, T2, T3], R],
         iterable: Iterable[T1], iterable2: Iterable[T2], iterable3: Iterable[T3], /, *,
         timeout: float | None = None, chunksize: int = 1, buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[R]: ...  # fmt: skip
 
     @overload
@@ -181,6 +187,7 @@ class ProcessPoolExecutor(standard.Executor):
         iterable: Iterable[Any], iterable2: Iterable[Any], iterable3: Iterable[Any],
         iterable4: Iterable[Any], /, *iterables: Iterable[Any],
         timeout: float | None = None, chunksize: int = 1, buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[R]: ...  # fmt: skip
 
     def map(
@@ -190,6 +197,7 @@ class ProcessPoolExecutor(standard.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: Progress = False,
     ) -> Iterator[Any]:
         """Call `fn` with the items of the iterables, as `map` does; an iterator over the results, in order.
 
@@ -197,7 +205,7 @@ class ProcessPoolExecutor(standard.Executor):
         of the iterator (`close`, or its being dropped after the first `next`). With `buffersize`, at most so
         many items are drawn and not yet taken as results, in a thread of their own; without it the
         iterables are read before `map` returns. With `chunksize` 1 the time that items take decides how many
-        of them a worker is given at once.
+        of them a worker is given at once. progress: as for `pool_map`.
 
         `CallTimeoutError` (a `TimeoutError`) `timeout` seconds after the call, for all of it. TypeError and
         ValueError for bad arguments, RuntimeError after `shutdown`.
@@ -209,7 +217,9 @@ class ProcessPoolExecutor(standard.Executor):
             self._settings,
             chunksize=_chunksize(chunksize),
             timeout=None if timeout is None else checks.seconds("timeout", timeout, past=True),
+            progress=progress,
         )
+        check_progress(progress)
         buffered = _buffersize(buffersize)
         self._prepare()
         style = Style.CALL if len(iterables) == 1 else Style.STAR
@@ -232,7 +242,7 @@ class ProcessPoolExecutor(standard.Executor):
                     raise
             return driver, call
 
-        results: ResultIterator[Any] = ResultIterator(Stream(settings, None), begin, owns_driver=False)
+        results: ResultIterator[Any] = ResultIterator(Stream(settings, spec.size), begin, owns_driver=False)
         results.start()
         return _until_failure(results)
 
@@ -245,8 +255,10 @@ class ProcessPoolExecutor(standard.Executor):
             if driver.start_method == "fork":
                 driver.prestart()
             driver.serve()
+            driver.hear_logs()
         if driver.workers < self._max_workers:
             driver.make_room()
+            driver.hear_logs()
 
     def _check_open(self) -> None:
         if _ended:

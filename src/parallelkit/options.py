@@ -17,7 +17,7 @@ from typing_extensions import TypedDict, TypeVarTuple
 
 from .engines import Engine, resolve
 from .errors import TaskTimeoutError, WorkerDiedError
-from .progress import Reporter
+from .progress import Progress, check_progress
 from .resources import available_cpus, parse_memory
 from .scheduler import JobSpec
 
@@ -40,14 +40,15 @@ class CallOptions(TypedDict, total=False):
     task_timeout: seconds for each item, then `TaskTimeoutError`; its worker is ended.
     retries: how often an item is run again after one of `retry_on`.
     retry_on: exception types; by default `WorkerDiedError` and `TaskTimeoutError`.
-    progress: True (a bar, with tqdm), or an object with `update(n)` and `close()`.
+    progress: True (a bar, with tqdm), "rich" (with rich), a `rich.progress.Progress`, or an object with
+        `update(n)` and `close()`.
     """
 
     timeout: float | None
     task_timeout: float | None
     retries: int
     retry_on: RetryOn
-    progress: bool | Reporter
+    progress: Progress
 
 
 class MapOptions(CallOptions, total=False):
@@ -59,6 +60,8 @@ class MapOptions(CallOptions, total=False):
     max_tasks_per_child: a worker ends after so many items and is replaced.
     memory_limit: bytes, or text such as "2GiB", for a worker with its descendants.
     start_method: "fork", "forkserver" or "spawn".
+    forward_logs: whether what workers log is handled in this process; None: unless they are forked, as
+        they have the handlers of this process then.
     engine: "processes", "threads", "serial", or an `Engine`.
     """
 
@@ -69,6 +72,7 @@ class MapOptions(CallOptions, total=False):
     max_tasks_per_child: int | None
     memory_limit: int | str | None
     start_method: str | None
+    forward_logs: bool | None
     engine: str | Engine | None
 
 
@@ -82,7 +86,7 @@ class CallSettings:
     errors: Errors = "raise"
     retries: int = 0
     retry_on: tuple[type[BaseException], ...] = (WorkerDiedError, TaskTimeoutError)
-    progress: bool | Reporter = False
+    progress: Progress = False
 
     @property
     def has_deadlines(self) -> bool:
@@ -119,6 +123,7 @@ class WorkerSettings:
     max_tasks_per_child: int | None = None
     memory_limit: int | None = None
     start_method: str | None = None
+    forward_logs: bool | None = None
 
 
 def call_settings(
@@ -129,7 +134,7 @@ def call_settings(
     errors: str = "raise",
     retries: int = 0,
     retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
-    progress: bool | Reporter = False,
+    progress: Progress = False,
     **unknown: object,
 ) -> CallSettings:
     """Check what concerns one call.
@@ -139,13 +144,7 @@ def call_settings(
     ValueError: chunksize must be at least 1, not -1
     """
     _refuse(unknown, CallOptions)
-    if not isinstance(progress, bool):
-        for name in ("update", "close"):
-            if not callable(getattr(progress, name, None)):
-                raise TypeError(
-                    f"progress must be True, False or an object with update(n) and close(); "
-                    f"{progress!r} has no {name}()"
-                )
+    check_progress(progress)
     return CallSettings(
         chunksize=count("chunksize", chunksize),
         timeout=seconds("timeout", timeout, zero=True),
@@ -165,6 +164,7 @@ def worker_settings(
     max_tasks_per_child: int | None = None,
     memory_limit: int | str | None = None,
     start_method: str | None = None,
+    forward_logs: bool | None = None,
     engine: str | Engine | None = None,
     **unknown: object,
 ) -> WorkerSettings:
@@ -181,6 +181,8 @@ def worker_settings(
         raise TypeError(f"initializer must be callable, not {initializer!r}")
     if not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
+    if forward_logs is not None and not isinstance(forward_logs, bool):
+        raise TypeError(f"forward_logs must be True, False or None, not {forward_logs!r}")
     return WorkerSettings(
         engine=chosen,
         max_workers=min(workers, chosen.most_workers or workers),
@@ -189,6 +191,7 @@ def worker_settings(
         max_tasks_per_child=count("max_tasks_per_child", max_tasks_per_child),
         memory_limit=None if memory_limit is None else parse_memory(memory_limit),
         start_method=_start_method(start_method),
+        forward_logs=forward_logs,
     )
 
 

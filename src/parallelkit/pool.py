@@ -39,7 +39,8 @@ class Pool:
     in each worker before its first item. maxtasksperchild: a worker ends after so many items and is
     replaced. context: as of `multiprocessing.get_context`. `task_timeout`, `errors`, `retries` and
     `retry_on` are the defaults of the calls (`errors="return"` is for a call to ask, as the type of its
-    result follows from it); `memory_limit`, `start_method` and `engine` are as for `pool_map`.
+    result follows from it); `memory_limit`, `start_method`, `forward_logs` and `engine` are as for
+    `pool_map`.
 
     At the end of a `with` block the work that was handed in is finished, and failures that nobody
     retrieved are raised as an `ExceptionGroup`; where an exception leaves the block, the work is ended.
@@ -68,6 +69,7 @@ class Pool:
         retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
         memory_limit: int | str | None = None,
         start_method: str | None = None,
+        forward_logs: bool | None = None,
         engine: str | Engine | None = None,
     ) -> None:
         if context is not None and not isinstance(context, BaseContext):
@@ -90,6 +92,7 @@ class Pool:
             max_tasks_per_child=_lifetime(maxtasksperchild),
             memory_limit=memory_limit,
             start_method=start_method,
+            forward_logs=forward_logs,
             engine=engine,
         )
         self._processes = settings.max_workers
@@ -98,6 +101,7 @@ class Pool:
         self._unretrieved = Unretrieved()
         self._driver = Driver(settings)
         self._driver.prestart()
+        self._driver.hear_logs()
 
     # One call
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any, Protocol, runtime_checkable
+import time
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from .shielding import unshielded
 
@@ -28,6 +29,83 @@ class Reporter(Protocol):
 
     def close(self) -> object:
         """No more will come."""
+
+
+@runtime_checkable
+class RichProgress(Protocol):
+    """What is used of a `rich.progress.Progress`."""
+
+    @property
+    def live(self) -> Any:
+        """What draws it, and knows whether that has begun."""
+
+    def start(self) -> object:
+        """Begin to draw."""
+
+    def stop(self) -> object:
+        """Draw for the last time."""
+
+    def add_task(self, description: str, *, total: float | None, **fields: Any) -> Any:
+        """Add a bar, and return its id."""
+
+    def update(self, task_id: Any, **changes: Any) -> object:
+        """Change a bar."""
+
+    def stop_task(self, task_id: Any) -> object:
+        """Stop the clock of a bar."""
+
+
+#: What the option `progress` may be.
+Progress: TypeAlias = bool | Literal["rich"] | Reporter | RichProgress
+
+
+class RichReporter:
+    """One call as a bar in a `rich.progress.Progress`.
+
+    The number of failed items is in the description, and in the task's field `failed` for columns of one's
+    own. A display that nobody has started is started with the first news, and stopped at the end.
+    """
+
+    #: A display without a thread of its own is drawn at most so often, in seconds.
+    _PAUSE = 0.1
+
+    def __init__(self, display: RichProgress, total: int | None) -> None:
+        self._display = display
+        self._total = total
+        self._done = 0
+        self._task = display.add_task("items", total=total, failed=0)
+        self._started = False
+        self._drawn_at = 0.0
+
+    def update(self, n: int, /) -> None:
+        """`n` more items are done."""
+        # Not before: its thread would keep the first workers from being forked.
+        self._start()
+        self._done += n
+        now = time.monotonic()
+        refresh = not self._display.live.auto_refresh and now - self._drawn_at >= self._PAUSE
+        if refresh:
+            self._drawn_at = now
+        self._display.update(self._task, advance=n, refresh=refresh)
+
+    def set_postfix(self, *, failed: int, refresh: bool) -> None:
+        """So many items have failed."""
+        self._display.update(
+            self._task, description=f"items, {failed} failed", failed=failed, refresh=refresh
+        )
+
+    def close(self) -> None:
+        """No more will come."""
+        if self._total is None:
+            self._display.update(self._task, total=self._done)  # now it is known
+        self._display.stop_task(self._task)
+        if self._started:
+            self._display.stop()
+
+    def _start(self) -> None:
+        if not self._started and not self._display.live.is_started:
+            self._display.start()
+            self._started = True
 
 
 class Guarded:
@@ -82,21 +160,70 @@ class Guarded:
                 self.error = error
 
 
-def make_reporter(progress: bool | Reporter, total: int | None) -> Guarded | None:
+def make_reporter(progress: Progress, total: int | None) -> Guarded | None:
     """The reporter for one call over `total` items (None: not known); None where nobody wants one.
 
-    True is a bar on standard error, or in the notebook, and nothing where standard error is no
-    terminal; ImportError where tqdm is not installed.
+    True and "rich" are a bar on standard error, or in the notebook, and nothing where standard error is no
+    terminal; ImportError where tqdm, or rich, is not installed.
 
     >>> print(make_reporter(False, 3))
     None
     """
     if progress is False:
         return None
-    if progress is not True:
-        return Guarded(progress)
-    bar = _bar(total)
-    return None if bar is None or bar.disable else Guarded(bar)
+    if progress is True:
+        bar = _bar(total)
+        return None if bar is None or bar.disable else Guarded(bar)
+    if isinstance(progress, str):
+        display = _rich_display()
+        return None if display is None else Guarded(RichReporter(display, total))
+    return Guarded(progress if isinstance(progress, Reporter) else RichReporter(progress, total))
+
+
+def check_progress(progress: object) -> None:
+    """TypeError for what is no `Progress`.
+
+    >>> check_progress("rich")
+    >>> check_progress("on")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    TypeError: progress must be True, False, "rich", a rich.progress.Progress or an object with ...
+    """
+    # Not compared with what is no text: a bar of tqdm's can be compared with its kind only.
+    if isinstance(progress, (bool, RichProgress)) or (isinstance(progress, str) and progress == "rich"):
+        return
+    for name in ("update", "close"):
+        if not callable(getattr(progress, name, None)):
+            raise TypeError(
+                'progress must be True, False, "rich", a rich.progress.Progress or an object with update(n) '
+                f"and close(); {progress!r} has no {name}()"
+            )
+
+
+def _rich_display() -> RichProgress | None:
+    try:
+        from rich import console, progress
+    except ImportError as error:
+        raise ImportError(
+            "progress=\"rich\" needs rich: pip install 'parallelkit[rich]', or give an object with update(n) "
+            "and close()"
+        ) from error
+    if sys.stderr is None or sys.stderr.closed:
+        return None
+    where = console.Console(stderr=True)
+    if not (where.is_terminal or where.is_jupyter):
+        return None
+    # Drawn when there is news: a thread that draws would keep the workers from being forked.
+    display: RichProgress = progress.Progress(
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        console=where,
+        auto_refresh=False,
+    )
+    return display
 
 
 def _bar(total: int | None) -> Any:

@@ -12,11 +12,14 @@ import enum
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..errors import RemoteError
 from ..scheduler import Chunk, Event
 from .usage import Usage
+
+if TYPE_CHECKING:
+    from ..logs import Forwarding
 
 
 class Style(enum.IntEnum):
@@ -89,13 +92,15 @@ class Setup:
     """What the workers of a pool are to be like.
 
     `start_method` is one of multiprocessing's names, or None where nobody chose; `function` is the
-    one that will be run, where it is known before the workers start.
+    one that will be run, where it is known before the workers start; `logs` is for an engine whose
+    workers are processes, which give it their records.
     """
 
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     start_method: str | None = None
     function: Callable[..., Any] | None = None
+    logs: Forwarding | None = None
     name: str = "parallelkit"
 
 

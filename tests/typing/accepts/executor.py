@@ -51,6 +51,7 @@ def calls(executor: ProcessPoolExecutor) -> None:
 
 def many_calls(executor: ProcessPoolExecutor) -> None:
     assert_type(executor.map(half, [1, 2]), Iterator[float])
+    assert_type(executor.map(half, [1, 2], progress=True), Iterator[float])
     assert_type(executor.map(label, range(3), "abc", chunksize=2), Iterator[bytes])
     assert_type(executor.map(four, [1], "a", [b""], [1.0], timeout=1, buffersize=3), Iterator[str])
     for result in executor.map(lambda x, y, z: x + y + z, [1], [2], [3]):

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress
+from tqdm import tqdm
 from typing_extensions import assert_type
 
 import parallelkit
@@ -115,3 +117,6 @@ def options() -> None:
     # Without a word on `errors`, which might be in the dict, the checkers leave the result open.
     assert_type(parallelkit.pool_map(half, [1], errors="raise", **untyped), list[float])
     assert_type(parallelkit.pool_map(half, [1], retry_on=OSError, progress=True), list[float])
+    assert_type(parallelkit.pool_map(half, [1], progress="rich", forward_logs=True), list[float])
+    assert_type(parallelkit.pool_map(half, [1], progress=Progress(), forward_logs=None), list[float])
+    assert_type(parallelkit.pool_map(half, [1], progress=tqdm(total=1)), list[float])

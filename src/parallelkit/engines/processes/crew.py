@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import guardian, marking, resources, serialization, shielding, termination, tracebacks
 from ...errors import SerializationError
@@ -49,6 +49,9 @@ from .page import PEAK, UP, WORKED, StatusPage
 from .shared import LEAST, SharedBuffers, pack_body
 from .transport import Frame, HasDescriptor, Outbox, Part, Receiver, pack, size_of
 from .worker import Boot, main
+
+if TYPE_CHECKING:
+    from ...logs import Forwarding  # not in each worker
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _names = itertools.count(1)
@@ -98,6 +101,7 @@ class ProcessCrew:
         if not self._forks and setup.initializer is not None:
             self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
         starting.prepare(self._context)
+        self._hears = False
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
         self._works: dict[int, Work] = {}
@@ -188,6 +192,9 @@ class ProcessCrew:
             say_ready = not self._forks or self._setup.initializer is not None
             boot = Boot(say_ready, shielding.usual_mask(), self._pickled)
             boot.mark = member.mark
+            if self._setup.logs is not None:
+                boot.logs = self._setup.logs.sender(forks=self._forks)
+                self._hear(self._setup.logs)
             if self._pickled is None:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
             if self._forks:
@@ -207,6 +214,12 @@ class ProcessCrew:
             undo.pop_all()
         theirs.close()
         page.close_file()
+
+    def _hear(self, logs: Forwarding) -> None:
+        """Have `wait` tell of the first record."""
+        if not self._hears and (descriptor := logs.fileno()) >= 0:
+            self._selector.register(descriptor, _READ, logs)
+            self._hears = True
 
     def _give_up(self, member: _Member) -> None:
         """End a worker that has been started and cannot be watched."""
@@ -369,6 +382,11 @@ class ProcessCrew:
                 with contextlib.suppress(BlockingIOError):
                     while self._woken.recv(4096):
                         pass
+                continue
+            logs = self._setup.logs
+            if logs is not None and key.data is logs:
+                self._selector.unregister(key.fileobj)
+                logs.listen()
                 continue
             member: _Member
             member, is_exit = key.data

@@ -73,8 +73,13 @@ def choose(start_method: str | None, function: Callable[..., Any] | None) -> Bas
 
 
 def _other_threads() -> bool:
+    from ... import logs  # not in each worker
+
     me = threading.current_thread()
-    return any(thread is not me and thread.is_alive() for thread in threading.enumerate())
+    return any(
+        thread is not me and thread.is_alive() and thread.name != logs.THREAD  # which rests during a fork
+        for thread in threading.enumerate()
+    )
 
 
 def foreign_threads() -> bool:
@@ -125,7 +130,8 @@ def _server_is_alive() -> bool:
 def _preload(context: BaseContext, server: Any) -> None:
     """Have a fork server import the worker's code once and not in each worker."""
     if server._preload_modules == ["__main__"]:  # nobody asked for something else
-        context.set_forkserver_preload(["__main__", "parallelkit.engines.processes.worker"])
+        modules = ["parallelkit.engines.processes.worker", "parallelkit.logs"]
+        context.set_forkserver_preload(["__main__", *modules])
 
 
 def launch(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import marking, resources, serialization, shielding, termination, tracebacks
 from ..base import Style, Work, caller, tamed
@@ -34,6 +34,9 @@ from .shared import map_buffers, unpack_body
 from .starting import restore_filters
 from .transport import DescriptorReceiver, Frame, Part, pack, send_all
 
+if TYPE_CHECKING:
+    from ...logs import Sender  # which a worker imports that has one
+
 #: Results are sent when so much time has passed since the last ones, in seconds.
 FLUSH_SECONDS = 0.005
 #: A result whose pickle is larger travels at once and as a buffer of its own.
@@ -49,7 +52,7 @@ class Boot:
     `mark` is what it is to wear, see `marking`.
     `pickled` holds initializer and initargs for a fresh interpreter; a forked one has them and the
     `works` of the calls under way by inheritance. They are as they are, too, where multiprocessing has to
-    send them itself.
+    send them itself. `logs` is where its records go.
     """
 
     say_ready: bool
@@ -59,6 +62,7 @@ class Boot:
     initargs: tuple[Any, ...] = ()
     works: Mapping[int, Work] = field(default_factory=dict)
     mark: str = ""
+    logs: Sender | None = None
 
 
 def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] | None = None) -> None:
@@ -67,6 +71,8 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
         restore_filters(filters)
     _set_up_signals(boot.mask)
     marking.wear(boot.mark)
+    if boot.logs is not None:
+        boot.logs.install()
     channel = Channel(sock, page)
     if boot.say_ready and not _initialize(boot, channel):
         return
