@@ -21,7 +21,16 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from ... import guardian, marking, resources, serialization, shielding, termination, tracebacks
+from ... import (
+    guardian,
+    interactive,
+    marking,
+    resources,
+    serialization,
+    shielding,
+    termination,
+    tracebacks,
+)
 from ...errors import SerializationError
 from ...scheduler import (
     Chunk,
@@ -64,6 +73,7 @@ class _Member:
         self.number = number
         self.socket = sock
         self.page = page
+        self.dumps: serialization.Dumps = serialization.dumps
         self.receiver = Receiver(sock)
         self.outbox = Outbox(sock)
         self.defined: set[int] = set()
@@ -90,14 +100,16 @@ class ProcessCrew:
         self._context: BaseContext = starting.choose(setup.start_method, setup.function)
         self._forks = self._context.get_start_method() == "fork"
         self._insisted = setup.start_method is not None
-        self._pickled: bytes | None = None
+        #: Where workers cannot have `__main__` from a file: pickles for those that are started from now on.
+        self._mirror = None if interactive.can_be_run_again() else interactive.Mirror()
+        self._pickled: starting.Pickled | None = None
         if not self._forks and setup.initializer is not None:
-            self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
+            self._pickled = starting.pickled_settings(self._dumps(), setup.initializer, setup.initargs)
         starting.prepare(self._context)
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
         self._works: dict[int, Work] = {}
-        self._pickles: dict[int, tuple[bytes, list[pickle.PickleBuffer]]] = {}
+        self._pickles: dict[int, dict[serialization.Dumps, tuple[bytes, list[pickle.PickleBuffer]]]] = {}
         self._events: list[Event] = []
         with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
@@ -114,6 +126,10 @@ class ProcessCrew:
         woken = getattr(self, "_woken", None)
         if woken is not None and woken.fileno() >= 0:
             self.close()
+
+    def _dumps(self) -> serialization.Dumps:
+        """What pickles for the workers that are started now."""
+        return serialization.dumps if self._mirror is None else self._mirror.dumps
 
     @property
     def start_method(self) -> str:
@@ -157,15 +173,18 @@ class ProcessCrew:
         if self._insisted or not self._forks or not starting.foreign_threads():
             return
         setup = self._setup
-        if not all(serialization.can_be_sent(work.function) for work in self._works.values()):
+        if not all(interactive.can_be_sent(work.function) for work in self._works.values()):
             return
+        mirror = None if self._mirror is None else interactive.Mirror()
         if setup.initializer is not None:
+            dumps = serialization.dumps if mirror is None else mirror.dumps
             try:
-                self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
+                self._pickled = starting.pickled_settings(dumps, setup.initializer, setup.initargs)
             except SerializationError:
                 return
             if self._pickled is None:  # a lock of the fork context cannot be sent
                 return
+        self._mirror = mirror
         self._context = multiprocessing.get_context("forkserver")
         self._forks = False
         with shielding.unshielded():
@@ -185,6 +204,9 @@ class ProcessCrew:
             boot.mark = member.mark
             if self._pickled is None:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
+            if self._forks and self._mirror is not None:
+                self._mirror.inherit()
+            member.dumps = self._dumps()
             if self._forks:
                 boot.works = {k: w for k, w in self._works.items() if w.sequence is not None}
                 member.inherited = frozenset(boot.works)
@@ -255,17 +277,17 @@ class ProcessCrew:
         if chunk.job in member.inherited:
             span = struct.pack("<QQ", chunk.start, chunk.stop)
             parts = pack(p.RANGE | eager, chunk.id, chunk.job, span)
-        elif work.style is not Style.APPLY or not (parts := _pack_single(chunk, work)):
+        elif work.style is not Style.APPLY or not (parts := _pack_single(member.dumps, chunk, work)):
             if chunk.job not in member.defined:
                 try:
-                    parts += self._definition(chunk.job, work)
+                    parts += self._definition(member.dumps, chunk.job, work)
                 except Exception as error:
                     self._events.append(JobFailed(chunk.job, error))
                     self._events.append(StoppedShort(worker, chunk.id, 0))
                     return
                 member.defined.add(chunk.job)
             items = work.items(chunk.start, chunk.stop)
-            parts += _pack_items(chunk, items, eager, work.style)
+            parts += _pack_items(member.dumps, chunk, items, eager, work.style)
             size = size_of(parts)
             if size > _NOTEWORTHY:
                 self._events.append(Sent(chunk.job, len(chunk), size))
@@ -273,15 +295,16 @@ class ProcessCrew:
                 parts = [b"".join(parts)]
         self._send(member, parts)
 
-    def _definition(self, job: int, work: Work) -> list[Part]:
-        known = self._pickles.get(job)
+    def _definition(self, dumps: serialization.Dumps, job: int, work: Work) -> list[Part]:
+        pickles = self._pickles.setdefault(job, {})
+        known = pickles.get(dumps)
         if known is None:
             buffers: list[pickle.PickleBuffer] = []
             try:
-                data = serialization.dumps(work.function, buffers)
+                data = dumps(work.function, buffers)
             except BaseException as error:
                 raise serialization.error("function", work.function, error) from error
-            known = self._pickles[job] = data, buffers
+            known = pickles[dumps] = data, buffers
         data, buffers = known
         return pack(p.DEFINE, job, work.style, data, [buffer.raw() for buffer in buffers])
 
@@ -474,7 +497,7 @@ class ProcessCrew:
         self._setup, self._pickled = Setup(), None  # what the initializer was given can go
 
 
-def _pack_single(chunk: Chunk, work: Work) -> list[Part]:
+def _pack_single(dumps: serialization.Dumps, chunk: Chunk, work: Work) -> list[Part]:
     """A call of its own, with its function: nothing to define, nothing to forget.
 
     Empty where it cannot be pickled so, or could not be read: in parts it is seen which is to blame.
@@ -483,7 +506,7 @@ def _pack_single(chunk: Chunk, work: Work) -> list[Part]:
         return []
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = serialization.dumps((work.function, work.item(chunk.start)), buffers)
+        data = dumps((work.function, work.item(chunk.start)), buffers)
         raw = [buffer.raw() for buffer in buffers]
     except KeyboardInterrupt:
         raise
@@ -492,11 +515,13 @@ def _pack_single(chunk: Chunk, work: Work) -> list[Part]:
     return pack(p.SINGLE, chunk.id, chunk.job, data, raw)
 
 
-def _pack_items(chunk: Chunk, items: list[Any], eager: int, style: Style) -> list[Part]:
+def _pack_items(
+    dumps: serialization.Dumps, chunk: Chunk, items: list[Any], eager: int, style: Style
+) -> list[Part]:
     if not chunk.piecewise:
         buffers: list[pickle.PickleBuffer] = []
         try:
-            data = serialization.dumps(items, buffers)
+            data = dumps(items, buffers)
             raw = [buffer.raw() for buffer in buffers]
         except KeyboardInterrupt:
             raise
@@ -507,16 +532,18 @@ def _pack_items(chunk: Chunk, items: list[Any], eager: int, style: Style) -> lis
     pieces: list[p.ItemPiece] = []
     large: list[memoryview] = []
     for index, item in enumerate(items, chunk.start):
-        piece, views = _item_piece(None if style is Style.APPLY else index, item)
+        piece, views = _item_piece(dumps, None if style is Style.APPLY else index, item)
         pieces.append(piece)
         large += views
     return pack(p.PIECES | eager, chunk.id, chunk.job, pickle.dumps(pieces, 5), large)
 
 
-def _item_piece(index: int | None, item: object) -> tuple[p.ItemPiece, list[memoryview]]:
+def _item_piece(
+    dumps: serialization.Dumps, index: int | None, item: object
+) -> tuple[p.ItemPiece, list[memoryview]]:
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = serialization.dumps(item, buffers)
+        data = dumps(item, buffers)
         return (data, len(buffers)), [buffer.raw() for buffer in buffers]
     except KeyboardInterrupt:
         raise

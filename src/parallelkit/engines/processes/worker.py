@@ -18,7 +18,7 @@ from ..base import Style, Work, caller, tamed
 from . import protocol as p
 from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
 from .page import BETWEEN, LOADING_MARK, LOGGED, PLACE, POSITION_BITS, REVOKED, StatusPage
-from .starting import restore_filters
+from .starting import Pickled, restore_filters
 from .transport import Frame, Part, Receiver, pack, send_all
 
 #: Results are sent when so much time has passed since the last ones, in seconds.
@@ -41,7 +41,7 @@ class Boot:
 
     say_ready: bool
     mask: set[int] | None = None
-    pickled: bytes | None = None
+    pickled: Pickled | None = None
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     works: Mapping[int, Work] = field(default_factory=dict)
@@ -92,7 +92,7 @@ def _initialize(boot: Boot, channel: Channel) -> bool:
     try:
         initializer, initargs = boot.initializer, boot.initargs
         if boot.pickled is not None:
-            initializer, initargs = serialization.loads(boot.pickled)
+            initializer, initargs = serialization.loads(*boot.pickled)
         if initializer is not None:
             initializer(*initargs)
     except BaseException as error:
