@@ -67,11 +67,11 @@ def can_be_sent(function: Callable[..., Any]) -> bool:
     """
     try:
         data = serialization.dumps(function)
-        if _NAME not in data or can_be_run_again() or not _names_in(function):
+        if _NAME not in data or can_be_run_again():
             return True
         if byvalue.cloudpickle() is None:
-            return False
-        Mirror().dumps(function, [])
+            return not _names_in(function)
+        Mirror().by_value(function, [])
     except Exception:
         return False
     return True

@@ -31,7 +31,7 @@ from ... import (
     termination,
     tracebacks,
 )
-from ...errors import SerializationError
+from ...errors import SerializationError, WorkerDiedError
 from ...scheduler import (
     Chunk,
     Death,
@@ -74,6 +74,7 @@ class _Member:
         self.socket = sock
         self.page = page
         self.dumps: serialization.Dumps = serialization.dumps
+        self.forked = False
         self.receiver = Receiver(sock)
         self.outbox = Outbox(sock)
         self.defined: set[int] = set()
@@ -206,7 +207,7 @@ class ProcessCrew:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
             if self._forks and self._mirror is not None:
                 self._mirror.inherit()
-            member.dumps = self._dumps()
+            member.dumps, member.forked = self._dumps(), self._forks
             if self._forks:
                 boot.works = {k: w for k, w in self._works.items() if w.sequence is not None}
                 member.inherited = frozenset(boot.works)
@@ -436,6 +437,9 @@ class ProcessCrew:
         if member.init_error is not None:
             self._events.append(StartFailed(member.number, member.init_error))
             return False
+        if place is None and code is not None and code > 0 and not member.forked:
+            self._events.append(StartFailed(member.number, _stillborn(member.pid, code)))
+            return False
         signum = -code if code is not None and code < 0 else None
         if place is not None:  # one that says nothing at its beginning came up all the same
             self._events.append(WorkerReady(member.number))
@@ -495,6 +499,17 @@ class ProcessCrew:
         self._waker.close()
         self._woken.close()
         self._setup, self._pickled = Setup(), None  # what the initializer was given can go
+
+
+def _stillborn(pid: int, code: int) -> WorkerDiedError:
+    """Why a worker in a fresh interpreter ended before it could take work."""
+    error = WorkerDiedError(index=None, pid=pid, exitcode=code, signal=None, started=False)
+    error.add_note(
+        "parallelkit: it could not begin, and its traceback is on stderr. A fresh interpreter imports the "
+        "program's main module first: what starts processes there has to be under "
+        '`if __name__ == "__main__":`'
+    )
+    return error
 
 
 def _pack_single(dumps: serialization.Dumps, chunk: Chunk, work: Work) -> list[Part]:

@@ -112,6 +112,11 @@ def prepare(context: BaseContext) -> None:
     method = context.get_start_method()
     if method == "fork":
         return
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a process that was just started imports the program's main module, and that starts processes "
+            'again: put its calls under `if __name__ == "__main__":`'
+        )
     from multiprocessing import forkserver, resource_tracker
 
     if method == "forkserver":
