@@ -117,7 +117,7 @@ def check_lambdas(pool: parallelkit.Pool) -> None:
     assert pool.map(lambda x: helper(x) + offset, [1, 2]) == [8, 11]
     assert pool.apply_async(lambda x: x + offset, (1,)).get() == 6
     assert list(pool.imap(lambda x: x, [1, 2])) == [1, 2]
-    [thing] = pool.map(lambda x: Thing(x), [1])  # noqa: PLW0108
+    [thing] = pool.map(lambda x: Thing(x), [1])
     assert isinstance(thing, Thing)
     assert fails_with(TeaError, lambda: pool.apply(lambda: fail(7))).code == 7
     # What has come back has not put copies into the place of the methods.
@@ -137,9 +137,16 @@ def check_executor(method: str) -> None:
 def check_process(method: str) -> None:
     context = parallelkit.get_context(method)
     lock, queue = context.Lock(), context.SimpleQueue()
-    process = context.Process(target=lambda a, b: (a.acquire(), b.put(1), make(2)), args=(lock, queue))
+    code = 1
+
+    def hold(lock: Any, queue: Any) -> tuple[Point, Color, Thing]:
+        lock.acquire()
+        queue.put(code)
+        return make(2)
+
+    process = context.Process(target=lambda *arguments: hold(*arguments), args=(lock, queue))
     process.start()
-    made = process.result()[2]
+    made = process.result()
     assert made[:2] == (Point(2, 6), Color.BLUE)
     assert isinstance(made[2], Thing)
     assert queue.get() == 1

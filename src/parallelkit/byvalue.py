@@ -60,7 +60,7 @@ def dumps(
 
 def _add(pickler: Any, reducers: Reducers | None) -> None:
     if reducers:
-        pickler.dispatch_table = ChainMap(reducers, pickler.dispatch_table)
+        pickler.dispatch_table = ChainMap(dict(reducers), pickler.dispatch_table)
 
 
 def pickler_class() -> Any:
@@ -120,10 +120,9 @@ def _main_class_over(base: Any) -> Any:
             if isinstance(obj, CACHED):
                 return _cached, (obj.__wrapped__, obj.cache_parameters())
             reduced = super().reducer_override(obj)
-            if isinstance(obj, FunctionType) and isinstance(reduced, tuple):
-                if obj.__globals__ is self._scope:
-                    return self._in_main(reduced)
-            return reduced
+            if not isinstance(obj, FunctionType) or obj.__globals__ is not self._scope:
+                return reduced
+            return self._in_main(reduced) if isinstance(reduced, tuple) else reduced
 
         def _in_main(self, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
             # The new function is to see the reader's `__main__`, and not globals of its own.

@@ -1,8 +1,8 @@
 """Sends functions and classes of a `__main__` that a fresh interpreter cannot run again.
 
-A notebook's `__main__`, say, or that of `python -c`, of standard input, of a package or a zip file. Pickle refers
-to what it has by name, which means nothing elsewhere. With cloudpickle, a pickle that refers to it brings along
-what it refers to, and what that uses, and sets it in the reader's own `__main__`:
+A notebook's `__main__`, say, or that of `python -c`, of standard input, of a package or a zip file. Pickle
+refers to what it has by name, which means nothing elsewhere. With cloudpickle, a pickle that refers to it
+brings along what it refers to, and what that uses, and sets it in the reader's own `__main__`:
 
     in the notebook                          in the worker
       def helper(x): return x * factor         main.factor = 3, main.helper = <function>
@@ -13,10 +13,10 @@ So names mean the same on both sides: what comes back is an instance of the note
 initializer sets is there for the functions.
 
 1. What is sent is as it is at the call, so a function that was defined anew runs anew.
-2. A value is set in the worker where it is not the one that was set the last time. So what a worker has changed
-   itself, as by an initializer, stays until the notebook changes it, too.
-3. A forked worker has `__main__` already. It is sent what is not the object that was there when the first of them
-   was forked. (Lists and the like that were changed in place are not seen, as with multiprocessing.)
+2. A value is set in the worker where it is not the one that was set the last time. So what a worker has
+   changed itself, as by an initializer, stays until the notebook changes it, too.
+3. A forked worker has `__main__` already. It is sent what is not the object that was there when the first of
+   them was forked. (Lists and the like that were changed in place are not seen, as with multiprocessing.)
 4. Without cloudpickle a fresh interpreter fails to find the name, and says so. A forked worker would find the
    old function; so where that is not today's, it is refused here.
 """
@@ -46,8 +46,8 @@ _NAME = b"__main__"
 def can_be_run_again() -> bool:
     """Whether a fresh interpreter would run the program's `__main__`, and all of it.
 
-    Not that of a notebook, of standard input or of `python -c`, nor what was typed after `python -i`. Nor that
-    of a package, a folder or a zip file, which multiprocessing leaves alone.
+    Not that of a notebook, of standard input or of `python -c`, nor what was typed after `python -i`. Nor
+    that of a package, a folder or a zip file, which multiprocessing leaves alone.
     """
     main = sys.modules.get("__main__")
     if hasattr(sys, "ps1") or sys.flags.inspect:
@@ -78,7 +78,7 @@ def can_be_sent(function: Callable[..., Any]) -> bool:
 
 
 def needs_definitions(data: bytes) -> bool:
-    """Whether a fresh interpreter could read this pickle only with what `__main__` has, and can be sent it."""
+    """Whether a fresh interpreter needs what `__main__` has to read this pickle, and can be sent it."""
     return _NAME in data and not can_be_run_again() and byvalue.cloudpickle() is not None
 
 

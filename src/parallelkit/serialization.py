@@ -16,7 +16,6 @@ from . import byvalue
 from .errors import ResultError, SerializationError
 from .rebuilding import text_of
 
-
 #: Pickles an object; large buffers are appended to the list and are not in the pickle.
 Dumps: TypeAlias = Callable[[object, "list[pickle.PickleBuffer]"], bytes]
 
@@ -123,7 +122,7 @@ _picklers = Picklers()
 
 
 def keeper(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
-    """A pickler's `buffer_callback`: the large ones are appended to `buffers` and travel beside the pickle."""
+    """A pickler's `buffer_callback`: the large ones are appended to `buffers`, and not in the pickle."""
 
     def in_band(buffer: pickle.PickleBuffer) -> bool:
         try:
