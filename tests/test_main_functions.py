@@ -120,8 +120,23 @@ def test_functions_lambdas_and_classes_of_main(way: str, tmp_path: Path) -> None
 CHANGES = """
 import sys
 import parallelkit
-warm = parallelkit.Pool(1, start_method=sys.argv[-1])
+state = None
+
+
+def initialize(value):
+    global state
+    state = value
+
+
+warm = parallelkit.Pool(1, initialize, (5,), start_method=sys.argv[-1])
 warm.map(abs, [1])
+
+
+def above(x):
+    return state + x
+
+
+assert warm.map(above, [1]) == [6]
 
 
 def work(x):
@@ -210,6 +225,128 @@ assert warm.map(counted, [1, 1]) == [1, 2]
 assert warm.map(counted, [1]) == [3]
 count = 100
 assert warm.map(counted, [1]) == [101]
+
+
+import abc
+import collections
+import functools
+
+
+class Shape(abc.ABC):
+    @abc.abstractmethod
+    def area(self): ...
+
+
+class Square(Shape):
+    __slots__ = ("side",)
+
+    class Error(Exception):
+        def __init__(self, why, *, square):
+            super().__init__(why)
+            self.square = square
+
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
+
+    @classmethod
+    def of(cls, side):
+        return cls(side)
+
+    @property
+    def twice(self):
+        return step(self.side) * 2
+
+    def area(self):
+        return self.side**2
+
+    def complain(self):
+        try:
+            raise KeyError(self.side)
+        except KeyError as error:
+            raise Square.Error("too small", square=self) from error
+
+
+square = warm.apply(Square.of, (2,))
+assert type(square) is Square
+assert warm.apply(square.area) == 4
+assert warm.map(lambda each: each.twice, [square]) == [2004]
+try:
+    warm.apply(square.complain)
+except Square.Error as error:
+    assert (type(error.square), error.square.side) == (Square, 2)
+    assert type(error.__cause__) is KeyError
+
+Pair = collections.namedtuple("Pair", "left right")
+assert type(warm.starmap(Pair, [(1, 2)])[0]) is Pair
+table = {}
+
+
+def entered(function):
+    table[function.__name__] = function
+    return function
+
+
+@entered
+def one(x):
+    return 1
+
+
+def by_table(x):
+    return table["one"](x)
+
+
+assert warm.map(by_table, [0]) == [1]
+
+
+def even(x):
+    return x == 0 or odd(x - 1)
+
+
+def odd(x):
+    return x != 0 and even(x - 1)
+
+
+assert warm.map(even, [4, 5]) == [True, False]
+
+
+@functools.singledispatch
+def kind(x):
+    return "other"
+
+
+@kind.register
+def kind_of_int(x: int):
+    return "int"
+
+
+assert warm.map(kind, [1, "a"]) == ["int", "other"]
+
+
+def adder(x):
+    def add(y):
+        return step(x) + y
+
+    return add
+
+
+assert warm.map(adder, [1])[0](2) == 1003
+data = b"x" * 100_000
+
+
+class Box:
+    def __init__(self, content):
+        self.content = content
+
+
+def grow(box):
+    return Box(bytearray(box.content + data))
+
+
+assert len(warm.map(grow, [Box(bytearray(data))])[0].content) == 200_000
+assert warm.map(above, [1]) == [6]
+state = 7
+assert warm.map(above, [1]) == [8]
 warm.close()
 warm.join()
 print("all changes were seen")

@@ -28,13 +28,18 @@ for cell in cells:
 
 
 def _cells(program: str) -> Iterator[str]:
-    """The program in cells, each of which ends with a call or a check."""
+    """The program in cells: a new one begins where a function or class is defined anew."""
     lines = program.splitlines()
     first = 0
+    defined: set[str] = set()
     for node in ast.parse(program).body:
-        if isinstance(node, (ast.Assert, ast.Expr)):
-            yield "\n".join(lines[first : node.end_lineno])
-            first = node.end_lineno or 0
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            begin = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+            if node.name in defined:
+                yield "\n".join(lines[first:begin])
+                first = begin
+            defined.add(node.name)
+    yield "\n".join(lines[first:])
 
 
 def test_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,8 +53,10 @@ def test_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [definitions, "print(parallelkit.pool_map(decorated, [1, 2]))"]
     cells += [f"check_all({method!r})" for method in START_METHODS]
     # Cells that are changed and run again.
+    cells_of_changes = list(_cells(CHANGES))
+    assert len(cells_of_changes) > 3
     for method in START_METHODS:
-        cells += [f"import sys; sys.argv = ['', {method!r}]", *_cells(CHANGES)]
+        cells += [f"import sys; sys.argv = ['', {method!r}]", *cells_of_changes]
     done = subprocess.run(
         [sys.executable, "-c", CLIENT],
         input=json.dumps(cells),

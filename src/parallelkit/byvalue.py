@@ -119,6 +119,8 @@ def _main_class_over(base: Any) -> Any:
                 return NotImplemented
             if isinstance(obj, CACHED):
                 return _cached, (obj.__wrapped__, obj.cache_parameters())
+            if isinstance(obj, FunctionType) and obj.__code__ is _DISPATCHING:
+                return _dispatching, (dict(obj.registry),)  # type: ignore[attr-defined]
             reduced = super().reducer_override(obj)
             if not isinstance(obj, FunctionType) or obj.__globals__ is not self._scope:
                 return reduced
@@ -143,7 +145,9 @@ def main_pickler(
     return _main_class_over(pickler_class())(inline, buffer_callback, reducers)
 
 
+#: What `functools` makes, which neither pickle nor cloudpickle sends by value.
 CACHED = type(functools.lru_cache(lambda: None))
+_DISPATCHING = functools.singledispatch(lambda _: None).__code__  # type: ignore[attr-defined]
 
 
 def main_name(obj: Any) -> str | None:
@@ -172,3 +176,10 @@ def _main_globals() -> dict[str, Any]:
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
+
+
+def _dispatching(registry: dict[type, Callable[..., Any]]) -> Any:
+    function = functools.singledispatch(registry.pop(object))
+    for cls, implementation in registry.items():
+        function.register(cls, implementation)
+    return function

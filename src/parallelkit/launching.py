@@ -30,8 +30,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from multiprocessing import context, popen_fork, process, reduction
+from multiprocessing import popen_fork, process, reduction
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.context import get_spawning_popen
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -347,7 +348,7 @@ _REDUCERS = reduction.ForkingPickler._extra_reducers  # type: ignore[attr-define
 
 def _pickled(process_obj: Any) -> bytes:
     """The pickle of a process object for its child, by value where that needs it."""
-    popen: Any = context.get_spawning_popen()
+    popen: Any = get_spawning_popen()
     noted = len(popen._fds)
     try:
         try:

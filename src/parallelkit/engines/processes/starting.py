@@ -96,8 +96,8 @@ def _without_fork(function: Callable[..., Any] | None) -> BaseContext:
     warnings.warn(
         "parallelkit forks although other threads are alive, because "
         f"{getattr(function, '__qualname__', function)!r} cannot be sent to a fresh interpreter: a lock "
-        "that such a thread holds stays locked in the workers. pip install 'parallelkit[cloudpickle]', define "
-        "the function at the top level of a module, or say start_method='fork' to take the risk.",
+        "that such a thread holds stays locked in the workers. pip install 'parallelkit[cloudpickle]', "
+        "define the function at the top level of a module, or say start_method='fork' to take the risk.",
         RuntimeWarning,
         stacklevel=2,
     )
