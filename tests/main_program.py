@@ -81,9 +81,10 @@ def fail(x: int) -> None:
     raise TeaError(x)
 
 
-def initialize(value: int) -> None:
+def initialize(value: int, lock: Any) -> None:
     global base
-    base = value
+    with lock:
+        base = value
 
 
 def above_base(x: int) -> int:
@@ -163,7 +164,8 @@ def check_calls(method: str) -> None:
 
 
 def check_all(method: str) -> None:
-    with parallelkit.Pool(1, initialize, (10,), start_method=method) as pool:
+    lock = parallelkit.get_context(method).Lock()
+    with parallelkit.Pool(1, initialize, (10, lock), start_method=method) as pool:
         check_pool(pool)
         check_lambdas(pool)
         assert pool.map(above_base, [1]) == [11]

@@ -295,7 +295,7 @@ class Child:
         return name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        pickled = _Pickled(self._name, _pickled(self._process))
+        pickled = _Pickled(self._name, dumps_for_child(self._process, "call"))
         return _rebuild, (pickled, self._result, reduction.DupFd(self._leash), self._mark)
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
@@ -346,13 +346,16 @@ class _Pickled(NamedTuple):
 _REDUCERS = reduction.ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
 
-def _pickled(process_obj: Any) -> bytes:
-    """The pickle of a process object for its child, by value where that needs it."""
+def dumps_for_child(obj: object, what: str) -> bytes:
+    """The pickle of something for the child that is being started, by value where that needs it.
+
+    SerializationError where it cannot be sent; `what` it is, as there.
+    """
     popen: Any = get_spawning_popen()
     noted = len(popen._fds)
     try:
         try:
-            data = bytes(reduction.ForkingPickler.dumps(process_obj))
+            data = bytes(reduction.ForkingPickler.dumps(obj))
         except Exception:
             if byvalue.cloudpickle() is None:
                 raise
@@ -360,9 +363,9 @@ def _pickled(process_obj: Any) -> bytes:
             if not interactive.needs_definitions(data):
                 return data
         del popen._fds[noted:]  # the descriptors that are to be sent are noted anew
-        return interactive.dumps_by_value(process_obj, _REDUCERS)
+        return interactive.dumps_by_value(obj, _REDUCERS)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise serialization.error("call", None, error) from error
+        raise serialization.error(what, None, error) from error
 
 
 def _fail(failure: Exception) -> None:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from ... import marking, serialization, shielding, termination, tracebacks
+from ...launching import dumps_for_child
 from ..base import Style, Work, caller, tamed
 from . import protocol as p
 from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
@@ -46,6 +47,13 @@ class Boot:
     initargs: tuple[Any, ...] = ()
     works: Mapping[int, Work] = field(default_factory=dict)
     mark: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # In a fresh interpreter they are to be read where an error can be told to the parent.
+        if self.initializer is None:
+            return vars(self)
+        data = dumps_for_child((self.initializer, self.initargs), "initializer")
+        return {**vars(self), "pickled": (data, []), "initializer": None, "initargs": ()}
 
 
 def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] | None = None) -> None:
