@@ -252,5 +252,5 @@ def test_a_stand_in_without_text_is_named_by_its_type_alone() -> None:
 def test_nobody_is_told_to_install_what_is_there(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
     error = SerializationError(what="function", path="function", reason="no <lambda>")
-    assert ("install parallelkit[cloudpickle]" in str(error)) is not installed
+    assert ("pip install 'parallelkit[cloudpickle]'" in str(error)) is not installed
     assert "at the top level" in str(error)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import parallelkit
-from parallelkit import serialization
+from parallelkit import byvalue, interactive, serialization
 from parallelkit.errors import SerializationError
 
 LOCK = threading.Lock()
@@ -339,7 +339,7 @@ def test_functions_of_modules_can_be_sent() -> None:
     bound, partial = Holder().method, functools.partial(_echo, 1)
     functions: list[Callable[..., Any]] = [len, _echo, partial, Holder, bound, "".join]
     for function in functions:
-        assert serialization.can_be_sent(function), function
+        assert interactive.can_be_sent(function), function
 
 
 def test_functions_with_a_lock_cannot_be_sent() -> None:
@@ -349,20 +349,21 @@ def test_functions_with_a_lock_cannot_be_sent() -> None:
         Holder(lock=LOCK).method,
     ]
     for function in functions:
-        assert not serialization.can_be_sent(function), function
+        assert not interactive.can_be_sent(function), function
 
 
 def test_a_lambda_can_be_sent_with_cloudpickle_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    if serialization.cloudpickle() is not None:
-        assert serialization.can_be_sent(lambda: 0)
+    if byvalue.cloudpickle() is not None:
+        assert interactive.can_be_sent(lambda: 0)
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
-    assert not serialization.can_be_sent(lambda: 0)
+    assert not interactive.can_be_sent(lambda: 0)
 
 
 MAIN = """
 import functools
-import gc
-from parallelkit.serialization import can_be_sent
+import sys
+sys.modules["cloudpickle"] = None
+from parallelkit.interactive import can_be_sent
 def f(x=0): return x
 class C:
     def m(self): return 1

@@ -24,8 +24,9 @@ connection, queues                      Pipe, Connection; Queue and its kin
 encoding, sharing                       objects as messages, and memory that no dead process can keep
 synchronize                             Lock and its kin, which a death does not block
 errors, outcomes, tracebacks,           the ground
-rebuilding, serialization, termination,
-resources, progress, guardian, shielding
+rebuilding, serialization, byvalue,
+interactive, termination, resources,
+progress, guardian, shielding
 ======================================= ==============================================================
 """
 

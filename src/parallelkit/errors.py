@@ -267,7 +267,9 @@ def _cure(what: str, reason: str) -> str:
     if any(sign in reason for sign in ("<lambda>", "<locals>", "local object", "__main__")):
         cure = ". Define it at the top level of a module that can be imported"
         installed = importlib.util.find_spec("cloudpickle") is not None
-        return cure if installed else f"{cure}, or install parallelkit[cloudpickle]"
+        return (
+            cure if installed else f"{cure}, or install cloudpickle: pip install 'parallelkit[cloudpickle]'"
+        )
     if what == "result":
         return ". Return plain data, or only what is needed of it"
     return ". Send what it can be made from, and make it in the worker"

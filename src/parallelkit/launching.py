@@ -32,10 +32,11 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from multiprocessing import popen_fork, process, reduction
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.context import get_spawning_popen
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from . import guardian, marking, resources, serialization, termination
+from . import byvalue, guardian, interactive, marking, resources, serialization, termination
 from .resources import Pid
 from .resultfile import Result, ResultFile, Writer
 
@@ -79,7 +80,8 @@ class Popen(popen_fork.Popen):
         leash, held = os.pipe()
         try:
             child = Child(process_obj, self._file.writer, leash, held, self._mark)
-            super()._launch(child)  # type: ignore[misc]
+            with interactive.without_lost_file():
+                super()._launch(child)  # type: ignore[misc]
             self._pid = resources.identity(self.pid) or Pid(self.pid, -1.0)
             guardian.watch(self.pid, self._mark)
             with contextlib.suppress(BrokenPipeError):  # it was killed already
@@ -293,7 +295,7 @@ class Child:
         return name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        pickled = _Pickled(self._name, bytes(reduction.ForkingPickler.dumps(self._process)))
+        pickled = _Pickled(self._name, dumps_for_child(self._process, "call"))
         return _rebuild, (pickled, self._result, reduction.DupFd(self._leash), self._mark)
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
@@ -338,6 +340,32 @@ class _Pickled(NamedTuple):
         except Exception as error:
             failure = serialization.error("call", None, error)
         return multiprocessing.Process(target=_fail, args=(failure,), name=self.name)
+
+
+#: What multiprocessing sends while it starts a process, and nothing else can: locks, queues, connections.
+_REDUCERS = reduction.ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+
+
+def dumps_for_child(obj: object, what: str) -> bytes:
+    """The pickle of something for the child that is being started, by value where that needs it.
+
+    SerializationError where it cannot be sent; `what` it is, as there.
+    """
+    popen: Any = get_spawning_popen()
+    noted = len(popen._fds)
+    try:
+        try:
+            data = bytes(reduction.ForkingPickler.dumps(obj))
+        except Exception:
+            if byvalue.cloudpickle() is None:
+                raise
+        else:
+            if not interactive.needs_definitions(data):
+                return data
+        del popen._fds[noted:]  # the descriptors that are to be sent are noted anew
+        return interactive.dumps_by_value(obj, _REDUCERS)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise serialization.error(what, None, error) from error
 
 
 def _fail(failure: Exception) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
-import os
 import pickle
 import re
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FunctionType, MethodType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 from typing_extensions import Buffer
 
+from . import byvalue
 from .errors import ResultError, SerializationError
 from .rebuilding import text_of
+
+#: Pickles an object; large buffers are appended to the list and are not in the pickle.
+Dumps: TypeAlias = Callable[[object, "list[pickle.PickleBuffer]"], bytes]
 
 
 def loads(data: Buffer | None, buffers: Collection[Any] = ()) -> Any:
@@ -55,11 +56,17 @@ def dumps(obj: object, buffers: list[pickle.PickleBuffer] | None = None) -> byte
 class Picklers:
     """Makes pickles with picklers that are used again: to make one costs as much as to pickle a small object.
 
-    reducers: as a pickler's `dispatch_table`; None for `copyreg`'s.
+    reducers: as a pickler's `dispatch_table`; None for `copyreg`'s. by_value: what makes a pickle where that
+    fails, of the object, the list of buffers and the error; None for cloudpickle, where that is installed.
     """
 
-    def __init__(self, reducers: Mapping[type, Callable[[Any], Any]] | None = None) -> None:
+    def __init__(
+        self,
+        reducers: Mapping[type, Callable[[Any], Any]] | None = None,
+        by_value: Callable[[object, list[pickle.PickleBuffer], Exception], bytes] | None = None,
+    ) -> None:
         self._reducers = reducers
+        self._by_value = by_value or _by_value
         self._idle: list[_Pickler] = []
 
     def dumps(self, obj: object, buffers: list[pickle.PickleBuffer]) -> bytes:
@@ -72,7 +79,7 @@ class Picklers:
         try:
             pickler.dump(obj)
         except Exception as error:
-            return _by_value(obj, buffers, error)
+            return self._by_value(obj, buffers, error)
         pieces = pickler.pieces
         body = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
         if pickler.buffers:
@@ -94,28 +101,29 @@ class _Pickler:
         self.pieces: list[bytes] = []
         self.buffers: list[pickle.PickleBuffer] = []
         file: Any = SimpleNamespace(write=self.pieces.append)
-        pickler = pickle.Pickler(file, 5, buffer_callback=_keeper(self.buffers))
+        pickler = pickle.Pickler(file, 5, buffer_callback=keeper(self.buffers))
         if reducers is not None:
             pickler.dispatch_table = reducers
         self.dump, self.clear_memo = pickler.dump, pickler.clear_memo
 
 
-_picklers = Picklers()
-
-
 def _by_value(obj: object, buffers: list[pickle.PickleBuffer] | None, error: Exception) -> bytes:
     """What cloudpickle makes of an object that pickle fails for with `error`."""
-    module = cloudpickle()
-    if module is None:
+    data = byvalue.dumps(obj, None if buffers is None else keeper(buffers))
+    if data is None:
         try:
             raise error
         finally:
             del error  # or it would keep itself, and what these frames hold, by its traceback
-    data: bytes = module.dumps(obj, 5, buffer_callback=None if buffers is None else _keeper(buffers))
     return data
 
 
-def _keeper(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
+_picklers = Picklers()
+
+
+def keeper(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
+    """A pickler's `buffer_callback`: the large ones are appended to `buffers`, and not in the pickle."""
+
     def in_band(buffer: pickle.PickleBuffer) -> bool:
         try:
             small = buffer.raw().nbytes < LARGE
@@ -126,50 +134,6 @@ def _keeper(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer
         return small
 
     return in_band
-
-
-def cloudpickle() -> Any:
-    """The module, or None where it is not installed."""
-    try:
-        import cloudpickle as module
-    except ImportError:
-        return None
-    return module
-
-
-def can_be_sent(function: Callable[..., Any]) -> bool:
-    """Whether a fresh interpreter could rebuild `function`.
-
-    >>> can_be_sent(len)
-    True
-    """
-    finder = _MainFinder(io.BytesIO(), 5, buffer_callback=lambda _: None)
-    try:
-        finder.dump(function)
-    except Exception:
-        # By value, with no need of __main__.
-        return cloudpickle() is not None and not _fails(function)
-    return not finder.found or _main_can_be_run_again()
-
-
-class _MainFinder(pickle.Pickler):
-    """Tells whether a pickle needs a function or class of `__main__`."""
-
-    found = False
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
-            self.found = True
-        return NotImplemented
-
-
-def _main_can_be_run_again() -> bool:
-    """Whether a fresh interpreter can run the program's `__main__`; not a notebook's, nor standard input."""
-    main = sys.modules.get("__main__")
-    if getattr(main, "__spec__", None) is not None:
-        return True
-    file = getattr(main, "__file__", None)
-    return isinstance(file, str) and os.path.exists(file)
 
 
 def error(what: str, obj: object, cause: BaseException, *, index: int | None = None) -> SerializationError:
@@ -263,7 +227,7 @@ def _parts_of(obj: object) -> Iterable[tuple[str, object]]:
     elif isinstance(obj, MethodType):
         yield ".__self__", obj.__self__
     elif isinstance(obj, FunctionType):
-        if cloudpickle() is not None:  # else it is the function itself that has no pickle
+        if byvalue.cloudpickle() is not None:  # else it is the function itself that has no pickle
             yield from _parts_of_function(obj)
     elif not isinstance(obj, type):
         for name, value in list(getattr(obj, "__dict__", {}).items()):

@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import serialization
+from . import byvalue, serialization
 from .errors import RemoteError
 from .rebuilding import HEAP_TYPE, NO_NODE, Frame, Rebuilding, Unpickler, text_of
 
@@ -139,8 +139,8 @@ def _dump(value: object, reference: Callable[[object], int | None]) -> bytes:
 
 
 def _by_value() -> Callable[[io.BytesIO, Callable[[object], int | None]], Any] | None:
-    cloudpickle = serialization.cloudpickle()
-    return None if cloudpickle is None else _by_value_class(cloudpickle.Pickler)
+    base = byvalue.pickler_class()
+    return None if base is None else _by_value_class(base)
 
 
 @functools.cache

@@ -22,8 +22,17 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from ... import guardian, marking, resources, serialization, shielding, termination, tracebacks
-from ...errors import SerializationError
+from ... import (
+    guardian,
+    interactive,
+    marking,
+    resources,
+    serialization,
+    shielding,
+    termination,
+    tracebacks,
+)
+from ...errors import SerializationError, WorkerDiedError
 from ...scheduler import (
     Chunk,
     Death,
@@ -70,6 +79,8 @@ class _Member:
         self.number = number
         self.socket = sock
         self.page = page
+        self.dumps: serialization.Dumps = serialization.dumps
+        self.forked = False
         self.receiver = Receiver(sock)
         self.outbox = Outbox(sock)
         self.defined: set[int] = set()
@@ -97,15 +108,17 @@ class ProcessCrew:
         self._context: BaseContext = starting.choose(setup.start_method, setup.function)
         self._forks = self._context.get_start_method() == "fork"
         self._insisted = setup.start_method is not None
-        self._pickled: bytes | None = None
+        #: Where workers cannot have `__main__` from a file: pickles for those that are started from now on.
+        self._mirror = None if interactive.can_be_run_again() else interactive.Mirror()
+        self._pickled: starting.Pickled | None = None
         if not self._forks and setup.initializer is not None:
-            self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
+            self._pickled = starting.pickled_settings(self._dumps(), setup.initializer, setup.initargs)
         starting.prepare(self._context)
         self._hears = False
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
         self._works: dict[int, Work] = {}
-        self._definitions: dict[int, _Definition] = {}
+        self._definitions: dict[int, dict[serialization.Dumps, _Definition]] = {}
         self._events: list[Event] = []
         self._gone = Usage()
         with shielding.shielded(), starting.lock:
@@ -123,6 +136,10 @@ class ProcessCrew:
         woken = getattr(self, "_woken", None)
         if woken is not None and woken.fileno() >= 0:
             self.close()
+
+    def _dumps(self) -> serialization.Dumps:
+        """What pickles for the workers that are started now."""
+        return serialization.dumps if self._mirror is None else self._mirror.dumps
 
     @property
     def start_method(self) -> str:
@@ -166,15 +183,18 @@ class ProcessCrew:
         if self._insisted or not self._forks or not starting.foreign_threads():
             return
         setup = self._setup
-        if not all(serialization.can_be_sent(work.function) for work in self._works.values()):
+        if not all(interactive.can_be_sent(work.function) for work in self._works.values()):
             return
+        mirror = None if self._mirror is None else interactive.Mirror()
         if setup.initializer is not None:
+            dumps = serialization.dumps if mirror is None else mirror.dumps
             try:
-                self._pickled = starting.pickled_settings(setup.initializer, setup.initargs)
+                self._pickled = starting.pickled_settings(dumps, setup.initializer, setup.initargs)
             except SerializationError:
                 return
             if self._pickled is None:  # a lock of the fork context cannot be sent
                 return
+        self._mirror = mirror
         self._context = multiprocessing.get_context("forkserver")
         self._forks = False
         with shielding.unshielded():
@@ -197,6 +217,9 @@ class ProcessCrew:
                 self._hear(self._setup.logs)
             if self._pickled is None:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
+            if self._forks and self._mirror is not None:
+                self._mirror.inherit()
+            member.dumps, member.forked = self._dumps(), self._forks
             if self._forks:
                 boot.works = {k: w for k, w in self._works.items() if w.sequence is not None}
                 member.inherited = frozenset(boot.works)
@@ -274,7 +297,7 @@ class ProcessCrew:
         if chunk.job in member.inherited:
             span = struct.pack("<QQ", chunk.start, chunk.stop)
             parts = pack(p.RANGE | eager, chunk.id, chunk.job, span)
-        elif work.style is not Style.APPLY or not (parts := _pack_single(chunk, work)):
+        elif work.style is not Style.APPLY or not (parts := _pack_single(member.dumps, chunk, work)):
             if chunk.job not in member.defined:
                 try:
                     parts += self._define(member, chunk.job, work)
@@ -284,7 +307,7 @@ class ProcessCrew:
                     return
                 member.defined.add(chunk.job)
             items = work.items(chunk.start, chunk.stop)
-            parts += _pack_items(chunk, items, eager, work.style)
+            parts += _pack_items(member.dumps, chunk, items, eager, work.style)
             size = size_of(parts)
             if size > _NOTEWORTHY:
                 self._events.append(Sent(chunk.job, len(chunk), size))
@@ -294,9 +317,10 @@ class ProcessCrew:
 
     def _define(self, member: _Member, job: int, work: Work) -> list[Part]:
         """What is to be sent before the first chunk of a call."""
-        known = self._definitions.get(job)
+        definitions = self._definitions.setdefault(job, {})
+        known = definitions.get(member.dumps)
         if known is None:
-            known = self._definitions[job] = _Definition(work)
+            known = definitions[member.dumps] = _Definition(member.dumps, work)
             if known.shared is not None:
                 self._gone.sent += sum(known.shared.sizes)  # once, for all workers
         if known.shared is not None:
@@ -458,6 +482,9 @@ class ProcessCrew:
         if member.init_error is not None:
             self._events.append(StartFailed(member.number, member.init_error))
             return False
+        if place is None and code is not None and code > 0 and not member.forked:
+            self._events.append(StartFailed(member.number, _stillborn(member.pid, code)))
+            return False
         signum = -code if code is not None and code < 0 else None
         if place is not None:  # one that says nothing at its beginning came up all the same
             self._events.append(WorkerReady(member.number))
@@ -526,11 +553,11 @@ class ProcessCrew:
 class _Definition:
     """The function of a call, pickled once; large buffers in it are shared, where the system can do that."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, dumps: serialization.Dumps, work: Work) -> None:
         """SerializationError where the function cannot be pickled."""
         buffers: list[pickle.PickleBuffer] = []
         try:
-            self._data = serialization.dumps(work.function, buffers)
+            self._data = dumps(work.function, buffers)
         except BaseException as error:
             raise serialization.error("function", work.function, error) from error
         self._style = work.style
@@ -548,7 +575,18 @@ class _Definition:
         return pack(p.DEFINE, job, self._style, self._data, self._raw)
 
 
-def _pack_single(chunk: Chunk, work: Work) -> list[Part]:
+def _stillborn(pid: int, code: int) -> WorkerDiedError:
+    """Why a worker in a fresh interpreter ended before it could take work."""
+    error = WorkerDiedError(index=None, pid=pid, exitcode=code, signal=None, started=False)
+    error.add_note(
+        "parallelkit: it could not begin, and its traceback is on stderr. A fresh interpreter imports the "
+        "program's main module first: what starts processes there has to be under "
+        '`if __name__ == "__main__":`'
+    )
+    return error
+
+
+def _pack_single(dumps: serialization.Dumps, chunk: Chunk, work: Work) -> list[Part]:
     """A call of its own, with its function: nothing to define, nothing to forget.
 
     Empty where it cannot be pickled so, or could not be read: in parts it is seen which is to blame.
@@ -557,7 +595,7 @@ def _pack_single(chunk: Chunk, work: Work) -> list[Part]:
         return []
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = serialization.dumps((work.function, work.item(chunk.start)), buffers)
+        data = dumps((work.function, work.item(chunk.start)), buffers)
         raw = [buffer.raw() for buffer in buffers]
     except KeyboardInterrupt:
         raise
@@ -566,11 +604,13 @@ def _pack_single(chunk: Chunk, work: Work) -> list[Part]:
     return pack(p.SINGLE, chunk.id, chunk.job, data, raw)
 
 
-def _pack_items(chunk: Chunk, items: list[Any], eager: int, style: Style) -> list[Part]:
+def _pack_items(
+    dumps: serialization.Dumps, chunk: Chunk, items: list[Any], eager: int, style: Style
+) -> list[Part]:
     if not chunk.piecewise:
         buffers: list[pickle.PickleBuffer] = []
         try:
-            data = serialization.dumps(items, buffers)
+            data = dumps(items, buffers)
             raw = [buffer.raw() for buffer in buffers]
         except KeyboardInterrupt:
             raise
@@ -581,16 +621,18 @@ def _pack_items(chunk: Chunk, items: list[Any], eager: int, style: Style) -> lis
     pieces: list[p.ItemPiece] = []
     large: list[memoryview] = []
     for index, item in enumerate(items, chunk.start):
-        piece, views = _item_piece(None if style is Style.APPLY else index, item)
+        piece, views = _item_piece(dumps, None if style is Style.APPLY else index, item)
         pieces.append(piece)
         large += views
     return pack(p.PIECES | eager, chunk.id, chunk.job, pickle.dumps(pieces, 5), large)
 
 
-def _item_piece(index: int | None, item: object) -> tuple[p.ItemPiece, list[memoryview]]:
+def _item_piece(
+    dumps: serialization.Dumps, index: int | None, item: object
+) -> tuple[p.ItemPiece, list[memoryview]]:
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = serialization.dumps(item, buffers)
+        data = dumps(item, buffers)
         return (data, len(buffers)), [buffer.raw() for buffer in buffers]
     except KeyboardInterrupt:
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.process
 import os
+import pickle
 import threading
 import warnings
 import weakref
@@ -16,14 +17,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from ... import resources, serialization, shielding
+from ... import interactive, resources, serialization, shielding
 from ...launching import start
 
 #: Held where descriptors and processes are made, so that no fork happens between the making of a
 #: descriptor and its entry in `_parent_ends`.
 lock: AbstractContextManager[object] = threading.RLock()
+
+
+#: A pickle and its large buffers.
+Pickled: TypeAlias = tuple[bytes, list[bytearray]]
 
 
 class _Closable(Protocol):
@@ -91,13 +96,13 @@ def foreign_threads() -> bool:
 
 
 def _without_fork(function: Callable[..., Any] | None) -> BaseContext:
-    if function is None or serialization.can_be_sent(function):
+    if function is None or interactive.can_be_sent(function):
         return multiprocessing.get_context("forkserver")
     warnings.warn(
         "parallelkit forks although other threads are alive, because "
         f"{getattr(function, '__qualname__', function)!r} cannot be sent to a fresh interpreter: a lock "
-        "that such a thread holds stays locked in the workers. Install parallelkit[cloudpickle], define "
-        "the function at the top level of a module, or say start_method='fork' to take the risk.",
+        "that such a thread holds stays locked in the workers. pip install 'parallelkit[cloudpickle]', "
+        "define the function at the top level of a module, or say start_method='fork' to take the risk.",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -112,11 +117,17 @@ def prepare(context: BaseContext) -> None:
     method = context.get_start_method()
     if method == "fork":
         return
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a process that was just started imports the program's main module, and that starts processes "
+            'again: put its calls under `if __name__ == "__main__":`'
+        )
     from multiprocessing import forkserver, resource_tracker
 
     if method == "forkserver":
         _preload(context, forkserver._forkserver)
-        forkserver.ensure_running()
+        with interactive.without_lost_file():
+            forkserver.ensure_running()
     resource_tracker.ensure_running()
 
 
@@ -145,7 +156,8 @@ def launch(
             with shielding.unshielded():
                 prepare(context)
         process = maker(target=target, args=args, name=name, daemon=False)
-        start(process)
+        with interactive.without_lost_file():
+            start(process)
         _launched.add(process)
         return process
     # Python 3.12 and later warn of a fork while threads are alive. Where a worker is replaced, those are
@@ -165,14 +177,18 @@ def restore_filters(filters: list[Any]) -> None:
     warnings.filters[:] = filters  # type: ignore[index]
 
 
-def pickled_settings(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes | None:
+def pickled_settings(
+    dumps: serialization.Dumps, initializer: Callable[..., object], initargs: tuple[Any, ...]
+) -> Pickled | None:
     """Initializer and arguments for a fresh interpreter.
 
     None where they hold what multiprocessing sends only while it starts a process, such as its locks and
     queues. SerializationError where they cannot be sent at all.
     """
     try:
-        return serialization.dumps((initializer, initargs))
+        buffers: list[pickle.PickleBuffer] = []
+        data = dumps((initializer, initargs), buffers)
+        return data, [bytearray(buffer.raw()) for buffer in buffers]
     except RuntimeError as error:
         if "inheritance" in str(error):  # `multiprocessing.context.assert_spawning`
             return None

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ... import marking, resources, serialization, shielding, termination, tracebacks
+from ...launching import dumps_for_child
 from ..base import Style, Work, caller, tamed
 from . import protocol as p
 from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
@@ -31,7 +32,7 @@ from .page import (
     StatusPage,
 )
 from .shared import map_buffers, unpack_body
-from .starting import restore_filters
+from .starting import Pickled, restore_filters
 from .transport import DescriptorReceiver, Frame, Part, pack, send_all
 
 if TYPE_CHECKING:
@@ -57,12 +58,19 @@ class Boot:
 
     say_ready: bool
     mask: set[int] | None = None
-    pickled: bytes | None = None
+    pickled: Pickled | None = None
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     works: Mapping[int, Work] = field(default_factory=dict)
     mark: str = ""
     logs: Sender | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # In a fresh interpreter they are to be read where an error can be told to the parent.
+        if self.initializer is None:
+            return vars(self)
+        data = dumps_for_child((self.initializer, self.initargs), "initializer")
+        return {**vars(self), "pickled": (data, []), "initializer": None, "initargs": ()}
 
 
 def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] | None = None) -> None:
@@ -113,7 +121,7 @@ def _initialize(boot: Boot, channel: Channel) -> bool:
     try:
         initializer, initargs = boot.initializer, boot.initargs
         if boot.pickled is not None:
-            initializer, initargs = serialization.loads(boot.pickled)
+            initializer, initargs = serialization.loads(*boot.pickled)
         if initializer is not None:
             initializer(*initargs)
     except BaseException as error:

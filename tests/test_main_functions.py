@@ -1,0 +1,565 @@
+"""Functions and classes of `__main__`, in all the ways in which there can be one, and lambdas."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import zipapp
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import START_METHODS
+
+PROGRAM = (Path(__file__).parent / "main_program.py").read_text()
+
+
+def _typed(program: str) -> str:
+    """A program as it is typed: an empty line ends a statement, and nothing else is empty."""
+    lines = program.splitlines()
+    statements = []
+    for node in ast.parse(program).body:
+        first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+        statements.append("\n".join(line for line in lines[first - 1 : node.end_lineno] if line.strip()))
+    return "\n\n".join(statements) + "\n\n"
+
+
+@pytest.fixture
+def no_cloudpickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the programs that a test starts, and what they start."""
+    folder = tmp_path / "without"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['cloudpickle'] = None\n")
+    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+
+
+def _run(arguments: list[str], folder: Path, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=given,
+        stdin=subprocess.DEVNULL if given is None else None,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        cwd=folder,
+    )
+
+
+def _script(folder: Path) -> list[str]:
+    (folder / "program.py").write_text(PROGRAM)
+    return ["program.py"]
+
+
+def _script_that_is_gone(folder: Path) -> list[str]:
+    (folder / "gone.py").write_text(
+        PROGRAM.replace("\nfactor =", "\n__import__('os').unlink(__file__)\nfactor =")
+    )
+    return ["gone.py"]
+
+
+def _module(folder: Path) -> list[str]:
+    (folder / "package").mkdir()
+    (folder / "package" / "program.py").write_text(PROGRAM)
+    return ["-m", "package.program"]
+
+
+def _package(folder: Path) -> list[str]:
+    (folder / "package").mkdir()
+    (folder / "package" / "__main__.py").write_text(PROGRAM)
+    return ["-m", "package"]
+
+
+def _empty_script(folder: Path) -> list[str]:
+    (folder / "empty.py").touch()
+    return ["empty.py"]
+
+
+def _zipapp(folder: Path) -> list[str]:
+    (folder / "app").mkdir()
+    (folder / "app" / "__main__.py").write_text(PROGRAM)
+    zipapp.create_archive(folder / "app", folder / "app.pyz")
+    return ["app.pyz"]
+
+
+def _run_path(folder: Path) -> list[str]:
+    _script(folder)
+    code = "import runpy; runpy.run_path('program.py', run_name='__main__')"
+    (folder / "outer.py").write_text(f"if __name__ == '__main__':\n    {code}\n")
+    return ["outer.py"]
+
+
+WAYS: dict[str, Any] = {
+    "script": lambda folder: (_script(folder), None),
+    "script that is gone": lambda folder: (_script_that_is_gone(folder), None),
+    "-m package.module": lambda folder: (_module(folder), None),
+    "-m package": lambda folder: (_package(folder), None),
+    "zipapp": lambda folder: (_zipapp(folder), None),
+    "run_path": lambda folder: (_run_path(folder), None),
+    "-c": lambda folder: (["-c", PROGRAM], None),
+    "standard input": lambda folder: ([], PROGRAM),
+    "-": lambda folder: (["-"], PROGRAM),
+    "typed": lambda folder: (["-i", "-q"], _typed(PROGRAM)),
+    "typed after a script": lambda folder: (["-i", "-q", *_empty_script(folder)], _typed(PROGRAM)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_functions_lambdas_and_classes_of_main(way: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    arguments, given = WAYS[way](tmp_path)
+    done = _run(arguments, tmp_path, given)
+    told = [line for line in done.stdout.splitlines() if line.endswith("is right")]
+    assert told == [f"{method} is right" for method in START_METHODS], done.stderr
+
+
+#: What follows on a pool that is up, with the names of `main_program`.
+CHANGES = """
+import sys
+import parallelkit
+state = None
+
+
+def initialize(value):
+    global state
+    state = value
+
+
+warm = parallelkit.Pool(1, initialize, (5,), start_method=sys.argv[-1])
+warm.map(abs, [1])
+
+
+def above(x):
+    return state + x
+
+
+assert warm.map(above, [1]) == [6]
+
+
+def work(x):
+    return step(x) + limit
+
+
+def step(x):
+    return x
+
+
+limit = 10
+assert warm.map(work, [1]) == [11]
+assert warm.apply(work, (1,)) == 11
+
+
+def work(x):
+    return step(x) + limit + 100
+
+
+assert warm.map(work, [1]) == [111]
+assert warm.apply(work, (1,)) == 111
+
+
+def step(x):
+    return x + 1000
+
+
+assert warm.map(work, [1]) == [1111]
+limit = 20
+assert warm.map(work, [1]) == [1121]
+assert warm.map(lambda x: work(x), [1]) == [1121]
+
+
+class Thing:
+    def size(self):
+        return 1
+
+
+def make(x):
+    return Thing()
+
+
+def size(thing):
+    return thing.size()
+
+
+assert type(warm.map(make, [1])[0]) is Thing
+assert warm.map(size, [Thing()]) == [1]
+
+
+class Thing:
+    def size(self):
+        return 2
+
+
+assert type(warm.map(make, [1])[0]) is Thing
+assert warm.map(size, [Thing()]) == [2]
+
+
+class Left:
+    pass
+
+
+class Right:
+    other = Left
+
+
+Left.other = Right
+
+
+def both(x):
+    return Left.other, Right.other
+
+
+assert warm.map(both, [1]) == [(Right, Left)]
+count = 0
+
+
+def counted(x):
+    global count
+    count += 1
+    return count
+
+
+assert warm.map(counted, [1, 1]) == [1, 2]
+assert warm.map(counted, [1]) == [3]
+count = 100
+assert warm.map(counted, [1]) == [101]
+
+
+import abc
+import collections
+import functools
+
+
+class Shape(abc.ABC):
+    @abc.abstractmethod
+    def area(self): ...
+
+
+class Square(Shape):
+    __slots__ = ("side",)
+
+    class Error(Exception):
+        def __init__(self, why, *, square):
+            super().__init__(why)
+            self.square = square
+
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
+
+    @classmethod
+    def of(cls, side):
+        return cls(side)
+
+    @property
+    def twice(self):
+        return step(self.side) * 2
+
+    def area(self):
+        return self.side**2
+
+    def complain(self):
+        try:
+            raise KeyError(self.side)
+        except KeyError as error:
+            raise Square.Error("too small", square=self) from error
+
+
+square = warm.apply(Square.of, (2,))
+assert type(square) is Square
+assert warm.apply(square.area) == 4
+assert warm.map(lambda each: each.twice, [square]) == [2004]
+try:
+    warm.apply(square.complain)
+except Square.Error as error:
+    assert (type(error.square), error.square.side) == (Square, 2)
+    assert type(error.__cause__) is KeyError
+
+Pair = collections.namedtuple("Pair", "left right")
+assert type(warm.starmap(Pair, [(1, 2)])[0]) is Pair
+table = {}
+
+
+def entered(function):
+    table[function.__name__] = function
+    return function
+
+
+@entered
+def one(x):
+    return 1
+
+
+def by_table(x):
+    return table["one"](x)
+
+
+assert warm.map(by_table, [0]) == [1]
+
+
+def even(x):
+    return x == 0 or odd(x - 1)
+
+
+def odd(x):
+    return x != 0 and even(x - 1)
+
+
+assert warm.map(even, [4, 5]) == [True, False]
+
+
+@functools.singledispatch
+def kind(x):
+    return "other"
+
+
+@kind.register
+def kind_of_int(x: int):
+    return "int"
+
+
+assert warm.map(kind, [1, "a"]) == ["int", "other"]
+
+
+def adder(x):
+    def add(y):
+        return step(x) + y
+
+    return add
+
+
+assert warm.map(adder, [1])[0](2) == 1003
+data = b"x" * 100_000
+
+
+class Box:
+    def __init__(self, content):
+        self.content = content
+
+
+def grow(box):
+    return Box(bytearray(box.content + data))
+
+
+assert len(warm.map(grow, [Box(bytearray(data))])[0].content) == 200_000
+assert warm.map(above, [1]) == [6]
+state = 7
+assert warm.map(above, [1]) == [8]
+warm.close()
+warm.join()
+print("all changes were seen")
+"""
+
+
+def test_what_is_defined_anew_runs_anew_on_a_pool_that_is_up(start_method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    done = _run(["-", start_method], tmp_path, CHANGES)
+    assert (done.stdout, done.stderr) == ("all changes were seen\n", "")
+
+
+DOCTEST = '''
+"""
+>>> import parallelkit
+>>> def double(x):
+...     return times * x
+>>> class Cup:
+...     def __init__(self, size):
+...         self.size = size
+>>> times = 2
+>>> for method in ("fork", "forkserver", "spawn"):
+...     with parallelkit.Pool(1, start_method=method) as pool:
+...         print(pool.map(double, [1, 2]), pool.map(lambda x: x + 1, [1]), pool.map(inner, [1]))
+...         print([(type(cup) is Cup, cup.size) for cup in pool.map(Cup, [1, 2])])
+[2, 4] [2] [5]
+[(True, 1), (True, 2)]
+[2, 4] [2] [5]
+[(True, 1), (True, 2)]
+[2, 4] [2] [5]
+[(True, 1), (True, 2)]
+"""
+
+
+def inner(x):
+    return x + 4
+'''
+
+
+@pytest.mark.parametrize("runner", ["doctest", "pytest"])
+def test_doctest(runner: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "lesson.py").write_text(DOCTEST)
+    (tmp_path / "pytest.ini").touch()
+    options = ["-v"] if runner == "doctest" else ["-q", "-p", "no:cacheprovider", "--doctest-modules"]
+    done = _run(["-m", runner, *options, "lesson.py"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search("5 passed" if runner == "doctest" else "1 passed", done.stdout), done.stdout
+
+
+# Without cloudpickle
+
+
+MISSING = """
+import sys
+import parallelkit
+
+
+def work(x):
+    return x
+
+
+def tell(call):
+    try:
+        call()
+    except parallelkit.SerializationError as error:
+        print(error.what, "install 'parallelkit[cloudpickle]'" in str(error), flush=True)
+
+
+if __name__ == "__main__":
+    method = sys.argv[-1]
+    context = parallelkit.get_context(method)
+    for function in (lambda x: x, work):
+        tell(lambda: parallelkit.pool_map(function, [1], max_workers=1, start_method=method))
+        with parallelkit.ProcessPoolExecutor(1, context) as executor:
+            tell(executor.submit(function, 1).result)
+    with parallelkit.Pool(1, start_method=method) as pool:
+        tell(lambda: pool.apply(lambda: 1))
+        tell(pool.apply_async(work, (1,)).get)
+    process = context.Process(target=lambda: 1)
+    tell(process.start)
+"""
+
+
+@pytest.mark.usefixtures("no_cloudpickle")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_without_cloudpickle_the_error_says_how_to_get_it(method: str, tmp_path: Path) -> None:
+    done = _run(["-", method], tmp_path, MISSING)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["function True"] * 6 + ["call True"]
+
+
+@pytest.mark.usefixtures("no_cloudpickle")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_without_cloudpickle_the_functions_of_a_script_run(method: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(MISSING)
+    done = _run(["script.py", method], tmp_path)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["function True"] * 3 + ["call True"]
+
+
+REFUSED = """
+import parallelkit
+
+
+def step(x): return x
+def work(x): return step(x)
+
+
+pool = parallelkit.Pool(1, start_method="fork")
+print(pool.map(work, [1]), pool.apply(work, (2,)))
+exec("def step(x): return x + 1")
+for call in (lambda: pool.map(work, [1]), lambda: pool.apply(work, (2,))):
+    try:
+        print(call())
+    except parallelkit.SerializationError as error:
+        print(error)
+exec("def new(x): return x")
+try:
+    pool.map(new, [1])
+except parallelkit.SerializationError as error:
+    print(error)
+print(pool.map(abs, [-1]))
+pool.terminate()
+pool.join()
+"""
+
+
+@pytest.mark.usefixtures("no_cloudpickle")
+def test_without_cloudpickle_a_forked_worker_does_not_run_what_is_out_of_date(tmp_path: Path) -> None:
+    done = _run(["-"], tmp_path, REFUSED)
+    assert done.stderr == ""
+    first, *refused, last = done.stdout.splitlines()
+    assert (first, last) == ("[1] 2", "[1]")
+    assert [re.sub(".*Error: ", "", line).split(" ")[0] for line in refused] == ["step", "step", "new"]
+    assert all("was defined after the workers had been forked" in line for line in refused)
+    assert all("pip install 'parallelkit[cloudpickle]'" in line for line in refused)
+
+
+# Beside threads
+
+
+THREADED = """
+import threading
+import parallelkit
+
+
+def work(x):
+    return x + 1
+
+
+done = threading.Event()
+thread = threading.Thread(target=done.wait)
+thread.start()
+try:
+    print(parallelkit.pool_map(work, [1]), parallelkit.pool_map(lambda x: x, [1]))
+finally:
+    done.set()
+"""
+
+
+def test_beside_threads_nothing_forks_where_cloudpickle_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    done = _run(["-W", "error", "-c", THREADED], tmp_path)
+    assert (done.stdout, done.stderr) == ("[2] [1]\n", "")
+
+
+@pytest.mark.usefixtures("no_cloudpickle")
+def test_beside_threads_it_forks_with_a_warning_without_cloudpickle(tmp_path: Path) -> None:
+    done = _run(["-c", THREADED], tmp_path)
+    assert done.stderr.count("parallelkit forks although other threads are alive") == 2
+    assert done.stdout == "[2] [1]\n"
+
+
+# Scripts without a guard
+
+
+UNGUARDED = """
+import sys
+import parallelkit
+
+
+def work(x):
+    return x
+
+
+print("begins", flush=True)
+if sys.argv[1] == "process":
+    process = parallelkit.get_context(sys.argv[2]).Process(target=work, args=(1,))
+    process.start()
+    process.result()
+else:
+    parallelkit.pool_map(work, [1, 2], max_workers=2, start_method=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("face", ["pool_map", "process"])
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_script_without_a_guard_fails_and_says_why(method: str, face: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    done = _run(["script.py", face, method], tmp_path)
+    assert done.returncode == 1
+    # Each start is tried three times, with two workers, and none of them starts another.
+    assert done.stdout.count("begins") <= 7
+    if face == "pool_map":
+        told = done.stderr[done.stderr.rindex("WorkerDiedError") :]
+        assert 'has to be under `if __name__ == "__main__":`' in told
+        assert "WorkerInitError: no worker could be started" in told
+    else:
+        assert "if __name__ == '__main__'" in done.stderr
+        assert "ProcessDiedError" in done.stderr
+
+
+def test_the_file_of_main_is_there_again_after_a_start(tmp_path: Path) -> None:
+    program = "import parallelkit\nparallelkit.pool_map(abs, [1], start_method='spawn')\nprint(__file__)\n"
+    assert _run([], tmp_path, program).stdout == f"<stdin>{os.linesep}"
