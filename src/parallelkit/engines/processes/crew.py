@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import pickle
 import select
 import selectors
 import signal
@@ -54,8 +53,8 @@ from ..usage import Usage, Use
 from . import protocol as p
 from . import starting
 from .entries import Entries
+from .packing import Definition, pack_items, pack_single
 from .page import PEAK, UP, WORKED, StatusPage
-from .shared import LEAST, SharedBuffers, pack_body
 from .transport import Frame, HasDescriptor, Outbox, Part, Receiver, pack, size_of
 from .worker import Boot, main
 
@@ -118,7 +117,7 @@ class ProcessCrew:
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
         self._works: dict[int, Work] = {}
-        self._definitions: dict[int, dict[serialization.Dumps, _Definition]] = {}
+        self._definitions: dict[int, dict[serialization.Dumps, Definition]] = {}
         self._events: list[Event] = []
         self._gone = Usage()
         with shielding.shielded(), starting.lock:
@@ -297,7 +296,7 @@ class ProcessCrew:
         if chunk.job in member.inherited:
             span = struct.pack("<QQ", chunk.start, chunk.stop)
             parts = pack(p.RANGE | eager, chunk.id, chunk.job, span)
-        elif work.style is not Style.APPLY or not (parts := _pack_single(member.dumps, chunk, work)):
+        elif work.style is not Style.APPLY or not (parts := pack_single(member.dumps, chunk, work)):
             if chunk.job not in member.defined:
                 try:
                     parts += self._define(member, chunk.job, work)
@@ -307,7 +306,7 @@ class ProcessCrew:
                     return
                 member.defined.add(chunk.job)
             items = work.items(chunk.start, chunk.stop)
-            parts += _pack_items(member.dumps, chunk, items, eager, work.style)
+            parts += pack_items(member.dumps, chunk, items, eager, work.style)
             size = size_of(parts)
             if size > _NOTEWORTHY:
                 self._events.append(Sent(chunk.job, len(chunk), size))
@@ -320,7 +319,7 @@ class ProcessCrew:
         definitions = self._definitions.setdefault(job, {})
         known = definitions.get(member.dumps)
         if known is None:
-            known = definitions[member.dumps] = _Definition(member.dumps, work)
+            known = definitions[member.dumps] = Definition(member.dumps, work)
             if known.shared is not None:
                 self._gone.sent += sum(known.shared.sizes)  # once, for all workers
         if known.shared is not None:
@@ -550,31 +549,6 @@ class ProcessCrew:
         self._setup, self._pickled = Setup(), None  # what the initializer was given can go
 
 
-class _Definition:
-    """The function of a call, pickled once; large buffers in it are shared, where the system can do that."""
-
-    def __init__(self, dumps: serialization.Dumps, work: Work) -> None:
-        """SerializationError where the function cannot be pickled."""
-        buffers: list[pickle.PickleBuffer] = []
-        try:
-            self._data = dumps(work.function, buffers)
-        except BaseException as error:
-            raise serialization.error("function", work.function, error) from error
-        self._style = work.style
-        self._raw = [buffer.raw() for buffer in buffers]
-        self.shared: SharedBuffers | None = None
-        if sum(view.nbytes for view in self._raw) >= LEAST:
-            with contextlib.suppress(OSError):
-                self.shared = SharedBuffers(self._raw)
-                self._raw.clear()
-
-    def parts(self, job: int) -> list[Part]:
-        """The frame. Where its buffers are shared, it is to be sent with their descriptor."""
-        if self.shared is not None:
-            return pack(p.SHARED, job, self._style, pack_body(self.shared.sizes, self._data))
-        return pack(p.DEFINE, job, self._style, self._data, self._raw)
-
-
 def _stillborn(pid: int, code: int) -> WorkerDiedError:
     """Why a worker in a fresh interpreter ended before it could take work."""
     error = WorkerDiedError(index=None, pid=pid, exitcode=code, signal=None, started=False)
@@ -584,59 +558,3 @@ def _stillborn(pid: int, code: int) -> WorkerDiedError:
         '`if __name__ == "__main__":`'
     )
     return error
-
-
-def _pack_single(dumps: serialization.Dumps, chunk: Chunk, work: Work) -> list[Part]:
-    """A call of its own, with its function: nothing to define, nothing to forget.
-
-    Empty where it cannot be pickled so, or could not be read: in parts it is seen which is to blame.
-    """
-    if chunk.piecewise:
-        return []
-    buffers: list[pickle.PickleBuffer] = []
-    try:
-        data = dumps((work.function, work.item(chunk.start)), buffers)
-        raw = [buffer.raw() for buffer in buffers]
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return []
-    return pack(p.SINGLE, chunk.id, chunk.job, data, raw)
-
-
-def _pack_items(
-    dumps: serialization.Dumps, chunk: Chunk, items: list[Any], eager: int, style: Style
-) -> list[Part]:
-    if not chunk.piecewise:
-        buffers: list[pickle.PickleBuffer] = []
-        try:
-            data = dumps(items, buffers)
-            raw = [buffer.raw() for buffer in buffers]
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            pass  # one of them cannot be pickled: the others can, one by one
-        else:
-            return pack(p.BATCH | eager, chunk.id, chunk.job, data, raw)
-    pieces: list[p.ItemPiece] = []
-    large: list[memoryview] = []
-    for index, item in enumerate(items, chunk.start):
-        piece, views = _item_piece(dumps, None if style is Style.APPLY else index, item)
-        pieces.append(piece)
-        large += views
-    return pack(p.PIECES | eager, chunk.id, chunk.job, pickle.dumps(pieces, 5), large)
-
-
-def _item_piece(
-    dumps: serialization.Dumps, index: int | None, item: object
-) -> tuple[p.ItemPiece, list[memoryview]]:
-    buffers: list[pickle.PickleBuffer] = []
-    try:
-        data = dumps(item, buffers)
-        return (data, len(buffers)), [buffer.raw() for buffer in buffers]
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        what = "call" if index is None else "item"
-        failure = serialization.error(what, item, error, index=index)
-        return (None, tracebacks.dumps(failure)), []
