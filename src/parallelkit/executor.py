@@ -339,8 +339,8 @@ class ProcessPoolExecutor(standard.Executor):
 
         @property
         def __class__(self) -> type:
-            """For `isinstance(executor, concurrent.futures.ProcessPoolExecutor)`, before which adaptive will not
-            look at `_max_workers`. A subclass has attributes of its own, so it stays what it is.
+            """For `isinstance(executor, concurrent.futures.ProcessPoolExecutor)`: adaptive asks that before
+            it looks at `_max_workers`. A subclass has attributes of its own, so it stays what it is.
             """
             return standard.ProcessPoolExecutor if type(self) is ProcessPoolExecutor else type(self)
 

@@ -510,7 +510,7 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """How many workers there are at most. Pools of other libraries have it, and programs that take them ask."""
+        """How many workers there are at most: what programs ask of the pools of other libraries."""
         return self._processes
 
     # What programs use of multiprocessing.Pool, or of an executor, although its name is private
