@@ -43,6 +43,17 @@ def test_blocking_runner(start_method: str, witness: Witness) -> None:
     check(found)
 
 
+def test_a_subclass_of_the_executor_with_ntasks(witness: Witness) -> None:
+    with Own(2) as executor:
+        found = learner(Peak(witness))
+        adaptive.BlockingRunner(found, npoints_goal=30, executor=executor, ntasks=2)
+    check(found)
+
+
+class Own(ProcessPoolExecutor):
+    pass
+
+
 def test_runner_of_asyncio(witness: Witness) -> None:
     found = learner(Peak(witness))
 
@@ -74,12 +85,14 @@ def test_the_retries_of_adaptive_make_a_death_good(witness: Witness) -> None:
 
 def test_a_point_where_the_function_is_stuck_is_tried_again(witness: Witness) -> None:
     found = learner(Peak(witness, "stuck"))
-    with ProcessPoolExecutor(2, task_timeout=1) as executor:
+    with ProcessPoolExecutor(2, task_timeout=3) as executor:
         adaptive.BlockingRunner(found, npoints_goal=30, executor=executor, retries=1)
     check(found)
 
 
 def test_the_death_of_a_worker_is_the_cause_of_the_runners_error(witness: Witness) -> None:
+    found = learner(Peak(witness, "kill"))
     with ProcessPoolExecutor(2) as executor, pytest.raises(RuntimeError, match="An error occured") as caught:
-        adaptive.BlockingRunner(learner(Peak(witness, "kill")), npoints_goal=30, executor=executor)
+        # So many that the other worker does not get there before the death is noticed.
+        adaptive.BlockingRunner(found, npoints_goal=100_000, executor=executor)
     assert isinstance(caught.value.__cause__, parallelkit.WorkerDiedError)

@@ -73,7 +73,7 @@ def test_the_death_of_a_worker_is_told(witness: Witness) -> None:
 
 
 def test_a_function_that_is_stuck_once_is_run_again(witness: Witness) -> None:
-    with Pool(2, task_timeout=1, retries=1) as pool:
+    with Pool(2, task_timeout=3, retries=1) as pool:
         found = evolve(Sphere(witness, "stuck"), pool.map)
-        assert pool.stats().retried == 1
+        assert pool.stats().retried >= 1
     assert np.array_equal(found.x, evolve(sphere).x)
