@@ -5,10 +5,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN = "$(VENV)/bin"
 STAMP = $(VENV)/.installed
-# The rivals of the benchmarks, which nothing else needs.
+# The rivals of the benchmarks, and the clients, which nothing else needs.
 BENCH_STAMP = $(VENV)/.installed-bench
+CLIENTS_STAMP = $(VENV)/.installed-clients
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typing bench bench-quick faults conformance soak soak-locks soak-queues ci clean
+.PHONY: help demo test clients lint typing bench bench-quick faults conformance soak soak-locks soak-queues ci clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +20,9 @@ demo: $(STAMP) ## survey the standard library with pool_map: the main job on rea
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+clients: $(CLIENTS_STAMP) ## run dask, emcee, scipy and others on our pools (with ARGS=--write: docs/clients.md says with which versions)
+	$(BIN)/python -m pytest --timeout=180 -o faulthandler_timeout=175 tests/clients $(ARGS)
+
 lint: $(STAMP) ## check format, style and the directions of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -26,8 +30,9 @@ lint: $(STAMP) ## check format, style and the directions of imports
 
 typing: $(STAMP) ## check the types, with mypy and pyright
 	$(BIN)/mypy --strict
-	@# Apart, as each of the two has a conftest.
+	@# Apart, as each of them has a conftest.
 	$(BIN)/mypy --strict benchmarks
+	$(BIN)/mypy --strict tests/clients/*.py
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	@# --verifytypes heeds no --pythonpath: it asks the python that it finds on the path where packages are.
 	PATH="$$(cd $(BIN) && pwd):$$PATH" pyright --verifytypes parallelkit --ignoreexternal
@@ -85,3 +90,7 @@ $(STAMP): pyproject.toml
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --group bench
 	@touch "$(BENCH_STAMP)"
+
+$(CLIENTS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --group clients
+	@touch "$(CLIENTS_STAMP)"

@@ -71,6 +71,16 @@ def test_guarantees_are_tested_where_they_say_so() -> None:
     assert not {name for name in files if not (ROOT / name).exists()}
 
 
+def test_clients_page_has_a_program_and_tests_for_each_client() -> None:
+    text = (ROOT / "docs/clients.md").read_text(encoding="utf-8")
+    programs = "".join(source for source, _ in snippets("docs/clients.md"))
+    clients = re.findall(r"^\| \[\w+\]\(#(\w+)\)", text, re.MULTILINE)
+    assert len(clients) >= 9
+    for client in clients:
+        assert re.search(rf"^(import|from) {client}\b", programs, re.MULTILINE), client
+        assert (ROOT / f"tests/clients/test_{client}.py").exists(), client
+
+
 @pytest.mark.parametrize("page", _PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page

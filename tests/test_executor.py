@@ -618,3 +618,24 @@ def test_what_was_handed_in_is_finished_where_the_block_is_left(kind: type[BaseE
         futures += [executor.submit(tasks.square, number) for number in range(3)]
         raise kind
     assert [future.result() for future in futures] == [0, 1, 4]
+
+
+def test_it_passes_for_the_executor_of_the_standard_library() -> None:
+    """adaptive asks for that class before it looks at `_max_workers`."""
+    with ProcessPoolExecutor(1) as executor, Named(1) as named:
+        assert isinstance(executor, standard.ProcessPoolExecutor)
+        assert isinstance(executor, ProcessPoolExecutor)
+        assert isinstance(executor.with_options(retries=1), standard.ProcessPoolExecutor)
+        assert type(executor) is ProcessPoolExecutor
+        assert isinstance(named, Named)
+        assert named.whose == "mine"
+    with pytest.raises(NotImplementedError, match="an executor cannot be sent"):
+        pickle.dumps(executor)
+
+
+class Named(ProcessPoolExecutor):
+    OWNER = "mine"
+
+    @property
+    def whose(self) -> str:
+        return self.__class__.OWNER

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import gc
 import itertools
@@ -441,3 +442,35 @@ def test_unretrieved_failures_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyP
         assert dropped() is None
     assert caught.value.message == "8 failures that nobody retrieved, of which these 2 were kept"
     assert len(caught.value.exceptions) == 2
+
+
+def test_submit_gives_a_future_of_the_standard_library(pool: Pool) -> None:
+    """What dask's scheduler asks of an executor, it finds in a pool, too."""
+    future = pool.submit(tasks.add, 1, y=2)
+    assert isinstance(future, concurrent.futures.Future)
+    assert not future.cancel()
+    assert future.result(timeout=20) == 3
+    failed = pool.submit(tasks.fail_on_three, 3)
+    called = threading.Event()
+    failed.add_done_callback(lambda _: called.set())
+    assert called.wait(20)
+    with pytest.raises(ValueError, match="three"):
+        failed.result()
+    with pytest.raises(TypeError, match="callable"):
+        pool.submit(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert pool.size == pool._max_workers == pool._processes
+
+
+def test_a_death_fails_the_future_of_one_call(start_method: str) -> None:
+    with Pool(2, start_method=start_method) as pool:
+        futures = [pool.submit(tasks.happen, "kill"), pool.submit(tasks.happen, "nothing")]
+        errors = [future.exception(timeout=50) for future in futures]
+    assert isinstance(errors[0], parallelkit.WorkerDiedError)
+    assert errors[1] is None
+
+
+def test_submit_to_a_closed_pool() -> None:
+    with Pool(1) as pool:
+        pass
+    with pytest.raises(parallelkit.ClosedError):
+        pool.submit(abs, 1)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from typing_extensions import TypedDict, TypeVarTuple, Unpack
 
@@ -358,7 +358,16 @@ class ProcessPoolExecutor(standard.Executor):
         state = "open" if self._driver.takes_calls else "shut down"
         return f"<parallelkit.ProcessPoolExecutor {state} max_workers={self._max_workers}>"
 
-    # What programs use of concurrent.futures' although its name is private
+    # What programs use of concurrent.futures' although its name is private, and what they ask of its class
+
+    if not TYPE_CHECKING:
+
+        @property
+        def __class__(self) -> type:
+            """For `isinstance(executor, concurrent.futures.ProcessPoolExecutor)`: adaptive asks that before
+            it looks at `_max_workers`. A subclass has attributes of its own, so it stays what it is.
+            """
+            return standard.ProcessPoolExecutor if type(self) is ProcessPoolExecutor else type(self)
 
     @property
     def _processes(self) -> dict[int, BaseProcess]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures as standard
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from operator import length_hint
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from typing_extensions import TypeVarTuple, Unpack
 
@@ -25,6 +26,7 @@ from .results import AsyncResult, Unretrieved
 from .scheduler import JobSpec
 from .stats import PoolStats
 
+P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -171,6 +173,21 @@ class Pool:
         result = self._apply(func, args, kwds, callback, error_callback, options)
         self._driver.serve()
         return result
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> standard.Future[R]:
+        """Begin `fn(*args, **kwargs)`, as an executor does; return at once, with a `Future`.
+
+        For programs that take an executor (dask). The future cannot be cancelled, and its failure counts as
+        retrieved: `ProcessPoolExecutor` has more.
+
+        >>> with Pool(1) as pool:
+        ...     pool.submit(pow, 2, 5).result()
+        32
+        """
+        future: standard.Future[R] = standard.Future()
+        future.set_running_or_notify_cancel()
+        self.apply_async(fn, args, kwargs, future.set_result, future.set_exception)
+        return future
 
     def _apply(
         self,
@@ -497,7 +514,16 @@ class Pool:
         if self._state != "RUN":
             raise ClosedError("the pool is closed: it takes no more calls")
 
-    # What programs use of multiprocessing.Pool although its name is private
+    @property
+    def size(self) -> int:
+        """How many workers there are at most: what programs ask of the pools of other libraries."""
+        return self._processes
+
+    # What programs use of multiprocessing.Pool, or of an executor, although its name is private
+
+    @property
+    def _max_workers(self) -> int:
+        return self._processes
 
     @property
     def _pool(self) -> list[BaseProcess]:

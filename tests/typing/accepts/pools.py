@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import multiprocessing
 from typing import Any
 
@@ -50,6 +51,9 @@ def one_call(pool: Pool) -> None:
     assert_type(pool.apply_async(half, (1,), callback=print, error_callback=print), AsyncResult[float])
     assert_type(pool.apply_async(label, (1,), {"text": "a"}, print, print), AsyncResult[bytes])
     assert_type(pool.apply_async(label, kwds={"number": 1}, timeout=1), AsyncResult[bytes])
+    assert_type(pool.submit(label, 1, text="a"), concurrent.futures.Future[bytes])
+    assert_type(pool.submit(nothing).result(), None)
+    assert_type(pool.size, int)
     covariant: AsyncResult[object] = result
     print(covariant)
 

@@ -31,6 +31,8 @@ pool.apply(label, (1,))  # error
 pool.apply(half, 1)  # error
 pool.apply_async(label, (1, "a", 2))  # error
 pool.apply_async(half, (1,), {"x"})  # error
+pool.submit(label, "a", 1)  # error
+pool.submit(half, (1,))  # error
 pool.map(half, ["a"])  # error
 pool.map(half, [None], errors="return")  # error
 pool.starmap(label, [("a", 1)])  # error
