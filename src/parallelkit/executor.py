@@ -26,6 +26,7 @@ from .errors import ClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitEr
 from .futures import Callbacks, Future, Settlement
 from .iteration import ResultIterator, Stream
 from .options import Arguments, CallSettings, RetryOn
+from .threadlimits import Threads
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,8 +53,8 @@ class ProcessPoolExecutor(standard.Executor):
     `multiprocessing.get_context`. initializer, initargs: called in each worker before its first task.
     max_tasks_per_child: a worker ends after so many tasks and is replaced; the start method is then "spawn",
     where nobody chose. task_timeout: seconds for each task, then it is ended with `TaskTimeoutError`.
-    retries: how often a task is run again after one of `retry_on`. `memory_limit`, `start_method` and
-    `engine` are as for `pool_map`.
+    retries: how often a task is run again after one of `retry_on`. `memory_limit`,
+    `threads_per_worker`, `start_method` and `engine` are as for `pool_map`.
 
     A task whose worker dies fails with `WorkerDiedError`, which is a `BrokenProcessPool`, and all other tasks
     go on. Only where no worker can be started is the executor broken: `WorkerInitError`, also a
@@ -81,6 +82,7 @@ class ProcessPoolExecutor(standard.Executor):
         retries: int = 0,
         retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
         memory_limit: int | str | None = None,
+        threads_per_worker: Threads = None,
         start_method: str | None = None,
         engine: str | Engine | None = None,
     ) -> None:
@@ -100,6 +102,7 @@ class ProcessPoolExecutor(standard.Executor):
             initargs=initargs,
             max_tasks_per_child=max_tasks_per_child,
             memory_limit=memory_limit,
+            threads_per_worker=threads_per_worker,
             start_method=start_method,
             engine=engine,
         )

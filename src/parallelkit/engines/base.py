@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..errors import RemoteError
 from ..scheduler import Chunk, Event
+from ..threadlimits import ThreadLimits
 
 
 class Style(enum.IntEnum):
@@ -87,13 +88,14 @@ class Work:
 class Setup:
     """What the workers of a pool are to be like.
 
-    `start_method` is one of multiprocessing's names, or None where nobody chose; `function` is the
-    one that will be run, where it is known before the workers start.
+    `start_method` is one of multiprocessing's names, or None where nobody chose; `threads` is for their
+    numerical libraries; `function` is the one that will be run, where it is known before the workers start.
     """
 
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     start_method: str | None = None
+    threads: ThreadLimits | None = None
     function: Callable[..., Any] | None = None
     name: str = "parallelkit"
 

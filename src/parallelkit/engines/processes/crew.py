@@ -21,7 +21,16 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from ... import guardian, marking, resources, serialization, shielding, termination, tracebacks
+from ... import (
+    guardian,
+    marking,
+    resources,
+    serialization,
+    shielding,
+    termination,
+    threadlimits,
+    tracebacks,
+)
 from ...errors import SerializationError
 from ...scheduler import (
     Chunk,
@@ -85,8 +94,9 @@ class _Member:
 class ProcessCrew:
     """Workers that are processes."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, *, import_main: bool = True) -> None:
         self._setup = setup
+        self._import_main = import_main
         self._context: BaseContext = starting.choose(setup.start_method, setup.function)
         self._forks = self._context.get_start_method() == "fork"
         self._insisted = setup.start_method is not None
@@ -183,12 +193,17 @@ class ProcessCrew:
             say_ready = not self._forks or self._setup.initializer is not None
             boot = Boot(say_ready, shielding.usual_mask(), self._pickled)
             boot.mark = member.mark
+            boot.threads, boot.preloaded = self._setup.threads, self.start_method != "spawn"
             if self._pickled is None:
                 boot.initializer, boot.initargs = self._setup.initializer, self._setup.initargs
             if self._forks:
                 boot.works = {k: w for k, w in self._works.items() if w.sequence is not None}
                 member.inherited = frozenset(boot.works)
+                if boot.threads is not None:
+                    threadlimits.look()
             name = f"{self._setup.name}-{next(_names)}"
+            if not self._forks:
+                name = starting.FirstOrders(name, boot.threads, import_main=self._import_main)
             member.process = starting.launch(self._context, main, (theirs, page, boot), name)
             member.pid = member.process.pid or 0
             undo.callback(self._give_up, member)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from ... import marking, serialization, shielding, termination, tracebacks
+from ... import marking, serialization, shielding, termination, threadlimits, tracebacks
 from ..base import Style, Work, caller, tamed
 from . import protocol as p
 from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
@@ -37,6 +37,7 @@ class Boot:
     `pickled` holds initializer and initargs for a fresh interpreter; a forked one has them and the
     `works` of the calls under way by inheritance. They are as they are, too, where multiprocessing has to
     send them itself.
+    `threads` is for numerical libraries; `preloaded` says that they may have been loaded without it.
     """
 
     say_ready: bool
@@ -46,6 +47,8 @@ class Boot:
     initargs: tuple[Any, ...] = ()
     works: Mapping[int, Work] = field(default_factory=dict)
     mark: str = ""
+    threads: threadlimits.ThreadLimits | None = None
+    preloaded: bool = False
 
 
 def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] | None = None) -> None:
@@ -54,6 +57,8 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
         restore_filters(filters)
     _set_up_signals(boot.mask)
     marking.wear(boot.mark)
+    if boot.threads is not None:
+        threadlimits.enforce(boot.threads, loaded=boot.preloaded)
     channel = Channel(sock, page)
     if boot.say_ready and not _initialize(boot, channel):
         return
