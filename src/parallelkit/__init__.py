@@ -8,6 +8,7 @@ All public names of `multiprocessing` are here, too, so that a program changes o
 The rooms of this house, from the top; each imports only from those below it:
 
 ======================================= ==============================================================
+integrations                            what makes other libraries run on this one: joblib
 context                                 all of multiprocessing's names, bound to a start method
 mapping, pool, executor                 the faces: a call and done; a pool, an executor for calls
 results, futures                        what becomes of a pool's calls, and of an executor's
@@ -24,7 +25,8 @@ encoding, sharing                       objects as messages, and memory that no 
 synchronize                             Lock and its kin, which a death does not block
 errors, outcomes, tracebacks,           the ground
 rebuilding, serialization, termination,
-resources, progress, guardian, shielding
+resources, threadlimits, progress,
+guardian, shielding
 ======================================= ==============================================================
 """
 

@@ -303,7 +303,8 @@ def nested_blas_threads(_: int) -> list[list[int]]:
     import numpy  # noqa: F401
     import threadpoolctl  # noqa: F401
 
-    return Parallel(n_jobs=2)(delayed(blas_threads)(x) for x in range(2))
+    found: list[list[int]] = Parallel(n_jobs=2)(delayed(blas_threads)(x) for x in range(2))
+    return found
 
 
 def test_numerical_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,23 +163,28 @@ def test_openmp_in_the_parent_before(tmp_path: Path) -> None:
     assert len(cross_val_score(model, X, Y, cv=3)) == 3
 
 
+README = Path(__file__).parents[2] / "README.md"
 SCRIPT = """
-import joblib
-import parallelkit.integrations.joblib
+import os
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVC
 
-parallelkit.integrations.joblib.register()
-with joblib.parallel_config(backend="parallelkit", n_jobs=-1):
-    search = GridSearchCV(SVC(), {"C": [0.1, 1, 10]}).fit(*load_iris(return_X_y=True))
+class Mine(SVC):
+    def score(self, x, y):
+        assert "PARALLELKIT_THREADS" in os.environ
+        return super().score(x, y)
+
+search = GridSearchCV(Mine(), {"C": [0.1, 1, 10]}, n_jobs=2).fit(*load_iris(return_X_y=True))
 print(search.best_params_)
 """
 
 
 def test_the_two_lines_of_the_readme(tmp_path: Path) -> None:
+    lines = [line.strip() for line in README.read_text().splitlines() if "integrations.joblib" in line]
+    assert len(lines) == 2
     program = tmp_path / "program.py"
-    program.write_text(SCRIPT)
+    program.write_text("\n".join(lines) + SCRIPT)
     done = subprocess.run(
         [sys.executable, str(program)], capture_output=True, text=True, timeout=50, check=False
     )
