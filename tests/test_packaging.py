@@ -64,7 +64,13 @@ def test_extras(metadata: email.message.Message) -> None:
     assert sorted(metadata.get_all("Provides-Extra", [])) == ["cloudpickle", "joblib", "progress", "threads"]
     optional = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" in line]
     pairs = sorted(re.sub(r"^([\w-]+)[^;]*; extra == '([\w-]+)'$", r"\2: \1", line) for line in optional)
-    assert pairs == ["cloudpickle: cloudpickle", "progress: tqdm"]
+    assert pairs == [
+        "cloudpickle: cloudpickle",
+        "joblib: cloudpickle",
+        "joblib: joblib",
+        "progress: tqdm",
+        "threads: threadpoolctl",
+    ]
 
 
 def test_metadata(metadata: email.message.Message) -> None:

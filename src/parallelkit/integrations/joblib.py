@@ -117,7 +117,7 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         #: What is under way, each with joblib's callback for it.
         self._pending: dict[concurrent.futures.Future[Any], Any] = {}
 
-    def effective_n_jobs(self, n_jobs: int | None) -> int:
+    def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None:
@@ -127,7 +127,7 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             return max(most + 1 + n_jobs, 1)
         return min(n_jobs, most) if self.nesting_level else n_jobs
 
-    def configure(
+    def configure(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, n_jobs: int = 1, parallel: Any = None, prefer: Any = None, require: Any = None, **options: Any
     ) -> int:
         count = self.effective_n_jobs(n_jobs)
@@ -191,7 +191,7 @@ class _NestedThreads(ThreadingBackend):  # type: ignore[misc]
         self._share = share
         self._limits: Any = None
 
-    def effective_n_jobs(self, n_jobs: int | None) -> int:
+    def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         count: int = super().effective_n_jobs(n_jobs)
         return min(count, self._share)
 
@@ -371,7 +371,7 @@ def _load(data: bytes, *buffers: Any) -> Any:
 def _cloudpickle() -> Any:
     found = serialization.cloudpickle()
     if found is None:  # joblib 1.4 and 1.5 bring one along
-        from joblib.externals import cloudpickle
+        from joblib.externals import cloudpickle  # pyright: ignore[reportAttributeAccessIssue]
 
         found = cloudpickle
     return found
