@@ -19,6 +19,8 @@ PROGRAM = """
 import os, sys
 import parallelkit
 method, when, workers, threads = sys.argv[1:]
+if when == "preloaded" and __name__ == "__main__":
+    parallelkit.set_forkserver_preload(["numpy"])
 if when == "before":
     import numpy
     numpy.ones((300, 300)) @ numpy.ones((300, 300))
@@ -60,6 +62,10 @@ def run(tmp_path: Path, method: str, when: str, workers: int, threads: str = "-"
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_workers_share_the_cpus(tmp_path: Path, start_method: str, when: str) -> None:
     assert run(tmp_path, start_method, when, CPUS) == "('1', '1', 1)"
+
+
+def test_a_fork_server_that_has_loaded_numpy(tmp_path: Path) -> None:
+    assert run(tmp_path, "forkserver", "preloaded", CPUS) == "('1', '1', 1)"
 
 
 @pytest.mark.parametrize("when", ["before", "within"])

@@ -321,6 +321,28 @@ def test_numerical_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("backend")
+def test_a_forked_child_has_workers_of_its_own() -> None:
+    known = pids(Parallel()(delayed(square)(x) for x in range(4)))
+
+    def in_child() -> set[int]:
+        return pids(Parallel()(delayed(square)(x) for x in range(4)))
+
+    process = parallelkit.get_context("fork").Process(target=in_child)
+    process.start()
+    found = process.result(timeout=40)
+    assert found
+    assert found.isdisjoint(known)
+    assert process.pid not in found
+
+
+def test_workers_that_are_not_wanted_any_more_end() -> None:
+    for number in range(3):
+        with joblib.parallel_config(backend="parallelkit", n_jobs=2, initializer=abs, initargs=[number]):
+            Parallel()(delayed(abs)(x) for x in range(4))
+        assert len(integration._kept) == 1
+
+
+@pytest.mark.usefixtures("backend")
 def test_large_arrays() -> None:
     numpy = pytest.importorskip("numpy")
     array = numpy.arange(1_000_000.0)

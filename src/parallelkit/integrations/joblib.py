@@ -29,10 +29,10 @@ from typing import Any
 
 try:
     import joblib
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "parallelkit.integrations.joblib needs joblib: pip install 'parallelkit[joblib]'"
-    ) from error
+    ) from _missing
 
 from joblib._parallel_backends import (
     AutoBatchingMixin,
@@ -222,7 +222,8 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 class _Workers:
     """The workers for one choice of options: started when they are needed, ended when long idle."""
 
-    def __init__(self, make: Callable[[], ProcessPoolExecutor], patience: float) -> None:
+    def __init__(self, key: Any, make: Callable[[], ProcessPoolExecutor], patience: float) -> None:
+        self._key = key
         self._make = make
         self._patience = patience
         self._forget()
@@ -239,6 +240,7 @@ class _Workers:
         with self._lock:
             if self._executor is None:
                 self._executor = self._make()
+                _kept.setdefault(self._key, self)
 
     def submit(self, function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
         with self._lock:
@@ -292,6 +294,8 @@ class _Workers:
         with self._lock:
             executor, self._executor = self._executor, None
             timer, self._timer = self._timer, None
+            if _kept.get(self._key) is self:
+                del _kept[self._key]
         if timer is not None:
             timer.cancel()
         if executor is not None:
@@ -300,22 +304,20 @@ class _Workers:
             timer.join()
 
 
+#: Those that have an executor.
 _kept: dict[Any, _Workers] = {}
-_kept_lock = threading.Lock()
 
 
 def _workers(count: int, threads: int | None, options: dict[str, Any]) -> _Workers:
     """Those that there are for just this; all others that are idle end."""
     key = (count, threads, *sorted((name, _comparable(value)) for name, value in options.items()))
-    with _kept_lock:
-        found = _kept.get(key)
-        if found is None:
-            patience = options.get("idle_worker_timeout", _IDLE_SECONDS)
-            made = functools.partial(_make_executor, count, threads, options)
-            found = _kept[key] = _Workers(made, patience)
-        others = [workers for workers in _kept.values() if workers is not found]
-    for workers in others:
-        workers.close_if_idle()
+    found = _kept.get(key)
+    if found is None:
+        patience = options.get("idle_worker_timeout", _IDLE_SECONDS)
+        found = _Workers(key, functools.partial(_make_executor, count, threads, options), patience)
+    for workers in list(_kept.values()):
+        if workers is not found:
+            workers.close_if_idle()
     return found
 
 
@@ -323,7 +325,7 @@ def _comparable(value: object) -> Any:
     try:
         hash(value)
     except TypeError:
-        return "id", id(value)  # `_kept` holds the value itself, too, so that no other has its id
+        return "id", id(value)  # no other value has it: what is kept holds this one
     return "value", value
 
 
@@ -339,10 +341,9 @@ def _make_executor(count: int, threads: int | None, options: dict[str, Any]) -> 
 
 
 def _forget_all() -> None:
-    global _kept_lock
-    _kept_lock = threading.Lock()
     for workers in _kept.values():
         workers._forget()  # they are the parent's
+    _kept.clear()
 
 
 os.register_at_fork(after_in_child=_forget_all)
