@@ -61,10 +61,18 @@ def test_required_dependencies(metadata: email.message.Message) -> None:
 
 
 def test_extras(metadata: email.message.Message) -> None:
-    assert sorted(metadata.get_all("Provides-Extra", [])) == ["cloudpickle", "progress", "rich"]
+    extras = ["cloudpickle", "joblib", "progress", "rich", "threads"]
+    assert sorted(metadata.get_all("Provides-Extra", [])) == extras
     optional = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" in line]
     pairs = sorted(re.sub(r"^([\w-]+)[^;]*; extra == '([\w-]+)'$", r"\2: \1", line) for line in optional)
-    assert pairs == ["cloudpickle: cloudpickle", "progress: tqdm", "rich: rich"]
+    assert pairs == [
+        "cloudpickle: cloudpickle",
+        "joblib: cloudpickle",
+        "joblib: joblib",
+        "progress: tqdm",
+        "rich: rich",
+        "threads: threadpoolctl",
+    ]
 
 
 def test_metadata(metadata: email.message.Message) -> None:
@@ -110,7 +118,7 @@ def test_all_errors_are_public() -> None:
 def test_the_readme_speaks_of_public_names_only() -> None:
     spoken = set(re.findall(r"\bparallelkit\.(\w+)", (ROOT / "README.md").read_text()))
     assert spoken
-    assert spoken <= set(parallelkit.__all__)
+    assert spoken <= {*parallelkit.__all__, "integrations"}
 
 
 #: What is handed on from multiprocessing as it is, and documented there.

@@ -8,6 +8,7 @@ All public names of `multiprocessing` are here, too, so that a program changes o
 The rooms of this house, from the top; each imports only from those below it:
 
 ======================================= ==============================================================
+integrations                            what makes other libraries run on this one: joblib
 context                                 all of multiprocessing's names, bound to a start method
 mapping, pool, executor                 the faces: a call and done; a pool, an executor for calls
 results, futures                        what becomes of a pool's calls, and of an executor's
@@ -26,7 +27,8 @@ synchronize                             Lock and its kin, which a death does not
 errors, outcomes, tracebacks,           the ground
 rebuilding, serialization, byvalue,
 interactive, termination, resources,
-progress, guardian, shielding
+threadlimits, progress, guardian,
+shielding
 ======================================= ==============================================================
 """
 

@@ -31,6 +31,7 @@ from multiprocessing import util
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, cast
 
+from . import threadlimits
 from .engines import Crew, Setup, Style, Work
 from .errors import ClosedError
 from .logs import Forwarding
@@ -124,6 +125,7 @@ class Driver:
             initializer=settings.initializer,
             initargs=settings.initargs,
             start_method=settings.start_method,
+            threads=threadlimits.limits(settings.threads_per_worker, settings.max_workers),
             function=function,
             logs=self._logs,
         )

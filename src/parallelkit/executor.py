@@ -28,6 +28,7 @@ from .iteration import ResultIterator, Stream
 from .options import Arguments, CallSettings, RetryOn
 from .progress import Progress, check_progress
 from .stats import PoolStats
+from .threadlimits import Threads
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,8 +55,8 @@ class ProcessPoolExecutor(standard.Executor):
     `multiprocessing.get_context`. initializer, initargs: called in each worker before its first task.
     max_tasks_per_child: a worker ends after so many tasks and is replaced; the start method is then "spawn",
     where nobody chose. task_timeout: seconds for each task, then it is ended with `TaskTimeoutError`.
-    retries: how often a task is run again after one of `retry_on`. `memory_limit`, `start_method`,
-    `forward_logs` and `engine` are as for `pool_map`.
+    retries: how often a task is run again after one of `retry_on`. `memory_limit`, `threads_per_worker`,
+    `start_method`, `forward_logs` and `engine` are as for `pool_map`.
 
     A task whose worker dies fails with `WorkerDiedError`, which is a `BrokenProcessPool`, and all other tasks
     go on. Only where no worker can be started is the executor broken: `WorkerInitError`, also a
@@ -83,6 +84,7 @@ class ProcessPoolExecutor(standard.Executor):
         retries: int = 0,
         retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
         memory_limit: int | str | None = None,
+        threads_per_worker: Threads = None,
         start_method: str | None = None,
         forward_logs: bool | None = None,
         engine: str | Engine | None = None,
@@ -103,6 +105,7 @@ class ProcessPoolExecutor(standard.Executor):
             initargs=initargs,
             max_tasks_per_child=max_tasks_per_child,
             memory_limit=memory_limit,
+            threads_per_worker=threads_per_worker,
             start_method=start_method,
             forward_logs=forward_logs,
             engine=engine,

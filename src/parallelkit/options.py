@@ -20,6 +20,7 @@ from .errors import TaskTimeoutError, WorkerDiedError
 from .progress import Progress, check_progress
 from .resources import available_cpus, parse_memory
 from .scheduler import JobSpec
+from .threadlimits import Threads
 
 Errors: TypeAlias = Literal["raise", "group", "return"]
 #: With these a failure is raised, and what a call returns are values, not outcomes.
@@ -59,6 +60,9 @@ class MapOptions(CallOptions, total=False):
     initializer, initargs: called in each worker before its first item.
     max_tasks_per_child: a worker ends after so many items and is replaced.
     memory_limit: bytes, or text such as "2GiB", for a worker with its descendants.
+    threads_per_worker: how many threads numerical libraries (OpenMP, OpenBLAS, MKL, BLIS, numba, numexpr,
+    vecLib) may use in a worker. None: what the environment says (OMP_NUM_THREADS and its like), else the
+    worker's share of the CPUs. "inherit": whatever a child process has by itself.
     start_method: "fork", "forkserver" or "spawn".
     forward_logs: whether what workers log is handled in this process; None: unless they are forked, as
         they have the handlers of this process then.
@@ -71,6 +75,7 @@ class MapOptions(CallOptions, total=False):
     initargs: Iterable[Any]
     max_tasks_per_child: int | None
     memory_limit: int | str | None
+    threads_per_worker: Threads
     start_method: str | None
     forward_logs: bool | None
     engine: str | Engine | None
@@ -122,6 +127,7 @@ class WorkerSettings:
     initargs: tuple[Any, ...] = ()
     max_tasks_per_child: int | None = None
     memory_limit: int | None = None
+    threads_per_worker: Threads = None
     start_method: str | None = None
     forward_logs: bool | None = None
 
@@ -163,6 +169,7 @@ def worker_settings(
     initargs: Iterable[Any] = (),
     max_tasks_per_child: int | None = None,
     memory_limit: int | str | None = None,
+    threads_per_worker: Threads = None,
     start_method: str | None = None,
     forward_logs: bool | None = None,
     engine: str | Engine | None = None,
@@ -190,6 +197,7 @@ def worker_settings(
         initargs=tuple(initargs),
         max_tasks_per_child=count("max_tasks_per_child", max_tasks_per_child),
         memory_limit=None if memory_limit is None else parse_memory(memory_limit),
+        threads_per_worker=_threads(threads_per_worker),
         start_method=_start_method(start_method),
         forward_logs=forward_logs,
     )
@@ -262,6 +270,14 @@ def _exception_types(value: RetryOn) -> tuple[type[BaseException], ...]:
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
             raise TypeError(f"retry_on must be an exception type or a tuple of them, not {value!r}")
     return types
+
+
+def _threads(value: Threads) -> Threads:
+    if value == "inherit":
+        return "inherit"
+    if isinstance(value, str):
+        raise ValueError(f"threads_per_worker must be a whole number, 'inherit' or None, not {value!r}")
+    return count("threads_per_worker", value)
 
 
 def _start_method(value: str | None) -> str | None:

@@ -25,6 +25,7 @@ from .outcomes import Outcome
 from .results import AsyncResult, Unretrieved
 from .scheduler import JobSpec
 from .stats import PoolStats
+from .threadlimits import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,8 +42,8 @@ class Pool:
     in each worker before its first item. maxtasksperchild: a worker ends after so many items and is
     replaced. context: as of `multiprocessing.get_context`. `task_timeout`, `errors`, `retries` and
     `retry_on` are the defaults of the calls (`errors="return"` is for a call to ask, as the type of its
-    result follows from it); `memory_limit`, `start_method`, `forward_logs` and `engine` are as for
-    `pool_map`.
+    result follows from it); `memory_limit`, `threads_per_worker`, `start_method`, `forward_logs` and `engine`
+    are as for `pool_map`.
 
     At the end of a `with` block the work that was handed in is finished, and failures that nobody
     retrieved are raised as an `ExceptionGroup`; where an exception leaves the block, the work is ended.
@@ -70,6 +71,7 @@ class Pool:
         retries: int = 0,
         retry_on: RetryOn = (WorkerDiedError, TaskTimeoutError),
         memory_limit: int | str | None = None,
+        threads_per_worker: Threads = None,
         start_method: str | None = None,
         forward_logs: bool | None = None,
         engine: str | Engine | None = None,
@@ -93,6 +95,7 @@ class Pool:
             initargs=initargs,
             max_tasks_per_child=_lifetime(maxtasksperchild),
             memory_limit=memory_limit,
+            threads_per_worker=threads_per_worker,
             start_method=start_method,
             forward_logs=forward_logs,
             engine=engine,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..errors import RemoteError
 from ..scheduler import Chunk, Event
+from ..threadlimits import ThreadLimits
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -91,14 +92,15 @@ class Work:
 class Setup:
     """What the workers of a pool are to be like.
 
-    `start_method` is one of multiprocessing's names, or None where nobody chose; `function` is the
-    one that will be run, where it is known before the workers start; `logs` is for an engine whose
-    workers are processes, which give it their records.
+    `start_method` is one of multiprocessing's names, or None where nobody chose; `threads` is for their
+    numerical libraries; `function` is the one that will be run, where it is known before the workers start;
+    `logs` is for an engine whose workers are processes, which give it their records.
     """
 
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     start_method: str | None = None
+    threads: ThreadLimits | None = None
     function: Callable[..., Any] | None = None
     logs: Forwarding | None = None
     name: str = "parallelkit"

@@ -33,6 +33,7 @@ def making() -> None:
     ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), label, (1, "a"), max_tasks_per_child=10)
     ProcessPoolExecutor(initializer=label, initargs=(1,))
     ProcessPoolExecutor(initializer=nothing)
+    ProcessPoolExecutor(threads_per_worker=1)
     ProcessPoolExecutor(task_timeout=1, retries=2, retry_on=OSError, memory_limit="1GB", engine="serial")
     given: dict[str, Any] = {"max_workers": 2, "start_method": "fork"}
     ProcessPoolExecutor(**given)

@@ -106,6 +106,7 @@ def options() -> None:
         initargs=(1, "a"),
         max_tasks_per_child=3,
         memory_limit="2GiB",
+        threads_per_worker="inherit",
         start_method="spawn",
         engine="threads",
     )

@@ -31,6 +31,8 @@ def making() -> None:
     Pool(initializer=label, initargs=[1, "a"])
     Pool(initializer=nothing)
     Pool(errors="group", task_timeout=1, retries=2, retry_on=OSError, memory_limit="1GB", engine="serial")
+    Pool(threads_per_worker=2)
+    Pool(threads_per_worker="inherit")
     given: dict[str, Any] = {"processes": 2, "start_method": "fork"}
     Pool(**given)
 

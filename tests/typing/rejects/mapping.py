@@ -46,6 +46,7 @@ parallelkit.pool_map(half, [1], progress="tqdm")  # error
 parallelkit.pool_map(half, [1], forward_logs="INFO")  # error
 parallelkit.pool_map(half, [1], initializer="label")  # error
 parallelkit.pool_map(half, [1], memory_limit=2.5)  # error
+parallelkit.pool_map(half, [1], threads_per_worker="all")  # error
 parallelkit.pool_map(half, [1], engine=object())  # error
 parallelkit.pool_map(half, [1], ordered=False)  # error
 parallelkit.pool_map(half, [1], buffersize=5)  # error

@@ -22,6 +22,7 @@ Pool(2, initializer=label, initargs=("a", 1))  # error
 Pool(2, label, (1,))  # error
 Pool(errors="return")  # error
 Pool(context="spawn")  # error
+Pool(threads_per_worker="all")  # error
 
 pool = Pool(2)
 

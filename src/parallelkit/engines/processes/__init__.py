@@ -9,6 +9,10 @@ from .crew import ProcessCrew
 class ProcessesEngine:
     """Runs tasks in processes; a fault of one task costs that task and nothing else.
 
+    import_main: whether spawn and forkserver import the program's `__main__` in a worker, as
+    multiprocessing does. Without it a script needs no `if __name__ == "__main__":`, and what is defined in it
+    has to be sent by value.
+
     >>> import parallelkit
     >>> parallelkit.pool_map(abs, [-1, 2], engine=ProcessesEngine())
     [1, 2]
@@ -17,9 +21,12 @@ class ProcessesEngine:
     name = "processes"
     most_workers: int | None = None
 
+    def __init__(self, *, import_main: bool = True) -> None:
+        self._import_main = import_main
+
     def open(self, setup: Setup) -> Crew:
         """Make a crew that has no worker yet."""
-        return ProcessCrew(setup)
+        return ProcessCrew(setup, import_main=self._import_main)
 
     def __repr__(self) -> str:
         return "ProcessesEngine()"

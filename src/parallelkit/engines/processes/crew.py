@@ -29,6 +29,7 @@ from ... import (
     serialization,
     shielding,
     termination,
+    threadlimits,
     tracebacks,
 )
 from ...errors import SerializationError, WorkerDiedError
@@ -102,8 +103,9 @@ class _Member:
 class ProcessCrew:
     """Workers that are processes."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, *, import_main: bool = True) -> None:
         self._setup = setup
+        self._import_main = import_main
         self._context: BaseContext = starting.choose(setup.start_method, setup.function)
         self._forks = self._context.get_start_method() == "fork"
         self._insisted = setup.start_method is not None
@@ -211,6 +213,7 @@ class ProcessCrew:
             say_ready = not self._forks or self._setup.initializer is not None
             boot = Boot(say_ready, shielding.usual_mask(), self._pickled)
             boot.mark = member.mark
+            boot.threads, boot.preloaded = self._setup.threads, self.start_method != "spawn"
             if self._setup.logs is not None:
                 boot.logs = self._setup.logs.sender(forks=self._forks)
                 self._hear(self._setup.logs)
@@ -222,7 +225,11 @@ class ProcessCrew:
             if self._forks:
                 boot.works = {k: w for k, w in self._works.items() if w.sequence is not None}
                 member.inherited = frozenset(boot.works)
+                if boot.threads is not None:
+                    threadlimits.look()
             name = f"{self._setup.name}-{next(_names)}"
+            if not self._forks:
+                name = starting.FirstOrders(name, boot.threads, import_main=self._import_main)
             member.process = starting.launch(self._context, main, (theirs, page, boot), name)
             member.pid = member.use.pid = member.process.pid or 0
             undo.callback(self._give_up, member)

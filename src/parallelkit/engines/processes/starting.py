@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ... import interactive, resources, serialization, shielding
 from ...launching import start
+from ...threadlimits import ThreadLimits
 
 #: Held where descriptors and processes are made, so that no fork happens between the making of a
 #: descriptor and its entry in `_parent_ends`.
@@ -143,6 +144,32 @@ def _preload(context: BaseContext, server: Any) -> None:
     if server._preload_modules == ["__main__"]:  # nobody asked for something else
         modules = ["parallelkit.engines.processes.worker", "parallelkit.logs"]
         context.set_forkserver_preload(["__main__", *modules])
+
+
+class FirstOrders(str):
+    """The name of a process that is to do something before it imports `__main__`.
+
+    multiprocessing sends the name with the first thing that a fresh interpreter reads, and has it read the
+    process itself, by which all else goes, behind `__main__`. So the orders are carried out where the name
+    is unpickled. Nothing of this library can be imported there yet: `sys.path` comes with the same message.
+    """
+
+    _orders: str
+
+    def __new__(cls, name: str, threads: ThreadLimits | None, *, import_main: bool) -> FirstOrders:
+        """`import_main`: whether `__main__` is to be imported at all."""
+        self = super().__new__(cls, name)
+        orders = []
+        if threads is not None:
+            orders.append(f"import os; os.environ.update({dict(threads.environment)!r})")
+        if not import_main:
+            orders.append("from multiprocessing import spawn")
+            orders.append("spawn._fixup_main_from_name = spawn._fixup_main_from_path = lambda main: None")
+        self._orders = "\n".join(orders)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (f"exec({self._orders!r}, {{}}) or {str(self)!r}",)
 
 
 def launch(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ... import marking, resources, serialization, shielding, termination, tracebacks
+from ... import marking, resources, serialization, shielding, termination, threadlimits, tracebacks
 from ...launching import dumps_for_child
 from ..base import Style, Work, caller, tamed
 from . import protocol as p
@@ -54,6 +54,7 @@ class Boot:
     `pickled` holds initializer and initargs for a fresh interpreter; a forked one has them and the
     `works` of the calls under way by inheritance. They are as they are, too, where multiprocessing has to
     send them itself. `logs` is where its records go.
+    `threads` is for numerical libraries; `preloaded` says that they may have been loaded without it.
     """
 
     say_ready: bool
@@ -64,6 +65,8 @@ class Boot:
     works: Mapping[int, Work] = field(default_factory=dict)
     mark: str = ""
     logs: Sender | None = None
+    threads: threadlimits.ThreadLimits | None = None
+    preloaded: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         # In a fresh interpreter they are to be read where an error can be told to the parent.
@@ -79,6 +82,8 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
         restore_filters(filters)
     _set_up_signals(boot.mask)
     marking.wear(boot.mark)
+    if boot.threads is not None:
+        threadlimits.enforce(boot.threads, loaded=boot.preloaded)
     if boot.logs is not None:
         boot.logs.install()
     channel = Channel(sock, page)
