@@ -1,5 +1,5 @@
 # pyright does not know that `pytest.raises` reaches what follows only behind the block.
-# pyright: reportPossiblyUnbound=false
+# pyright: reportPossiblyUnboundVariable=false
 from __future__ import annotations
 
 import concurrent.futures
@@ -288,7 +288,13 @@ def test_tasks_are_created_within_the_block() -> None:
 
 
 def test_bad_arguments_are_refused_at_the_call() -> None:
-    for options in ({"max_workers": 0}, {"timeout": -1}, {"task_timeout": 0}, {"start_method": "vfork"}):
+    refused: list[dict[str, Any]] = [
+        {"max_workers": 0},
+        {"timeout": -1},
+        {"task_timeout": 0},
+        {"start_method": "vfork"},
+    ]
+    for options in refused:
         with pytest.raises(ValueError, match=next(iter(options))):
             TaskGroup(**options)
     with pytest.raises(TypeError, match="no option 'chunksize'; the options are task_timeout, retries"):
