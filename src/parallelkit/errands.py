@@ -133,7 +133,7 @@ class Errand:
         self._announced = False
         self._over = asyncio.Event()
         #: Set when there is news; for who takes results one by one.
-        self.news = asyncio.Event()
+        self.news: asyncio.Event = asyncio.Event()
         #: Why the call could not be begun or ended.
         self.error: BaseException | None = None
         courier.post(self._begin)

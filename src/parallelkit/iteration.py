@@ -25,8 +25,8 @@ class InPlace:
     __slots__ = ("exception", "index")
 
     def __init__(self, exception: BaseException, index: int) -> None:
-        self.exception = exception
-        self.index = index
+        self.exception: BaseException = exception
+        self.index: int = index
 
 
 class Stream:
