@@ -105,6 +105,11 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def sleep_and_measure(seconds: float, data: bytearray) -> int:
+    time.sleep(seconds)
+    return len(data)
+
+
 def return_lock(x: int) -> Any:
     return threading.Lock() if x == 1 else x
 

@@ -19,7 +19,7 @@ def test_the_names_exist_once_and_in_order() -> None:
 
 
 def test_each_name_has_a_home_and_none_is_entered_before_it_is_needed() -> None:
-    assert {*parallelkit._HOME, "tracebacks", "__version__"} == set(parallelkit.__all__)
+    assert {*parallelkit._HOME, "aio", "tracebacks", "__version__"} == set(parallelkit.__all__)
     assert set(parallelkit.__all__) <= set(dir(parallelkit))
     program = (
         "import sys, parallelkit; print([name for name in sys.modules if name.startswith('parallelkit.')])"

@@ -10,7 +10,9 @@ The rooms of this house, from the top; each imports only from those below it:
 ======================================= ==============================================================
 integrations                            what makes other libraries run on this one: joblib
 context                                 all of multiprocessing's names, bound to a start method
+aio, groups                             the faces for asyncio; a group of tasks side by side
 mapping, pool, executor                 the faces: a call and done; a pool, an executor for calls
+errands, asynciteration                 calls that an event loop awaits, and their results one by one
 results, futures                        what becomes of a pool's calls, and of an executor's
 gathering, iteration                    what becomes of outcomes: a list, or one by one
 driver                                  one scheduler, one crew, and the threads that wait for them
@@ -38,7 +40,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import tracebacks
+    from . import aio, tracebacks
     from .connection import Connection, Pipe
     from .context import (
         Array,
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
         WorkerInitError,
     )
     from .executor import ProcessPoolExecutor
+    from .groups import Task, TaskGroup
     from .iteration import ResultIterator
     from .mapping import pool_imap, pool_map, pool_starmap
     from .outcomes import Failure, Outcome, Success
@@ -112,6 +115,7 @@ _HOMES = {
         "WorkerDiedError WorkerInitError"
     ),
     "executor": "ProcessPoolExecutor",
+    "groups": "Task TaskGroup",
     "iteration": "ResultIterator",
     "mapping": "pool_imap pool_map pool_starmap",
     "outcomes": "Failure Outcome Success",
@@ -133,7 +137,7 @@ if not TYPE_CHECKING:
         home = _HOME.get(name)
         if home is not None:
             value = getattr(importlib.import_module(f".{home}", __name__), name)
-        elif name in _HOMES or name == "tracebacks":
+        elif name in _HOMES or name in ("aio", "tracebacks"):
             value = importlib.import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -187,6 +191,8 @@ __all__ = [
     "ShutDown",
     "SimpleQueue",
     "Success",
+    "Task",
+    "TaskGroup",
     "TaskTimeoutError",
     "TimeoutError",
     "UnreadableError",
@@ -196,6 +202,7 @@ __all__ = [
     "WorkerInitError",
     "__version__",
     "active_children",
+    "aio",
     "allow_connection_pickling",
     "available_cpus",
     "cpu_count",

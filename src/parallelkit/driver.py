@@ -264,6 +264,10 @@ class Driver:
         with self._lock:
             return self._scheduler.is_held(call.id)
 
+    def set_grace(self, seconds: float) -> None:
+        """How long what is ended has between SIGTERM and SIGKILL, from now on."""
+        self._scheduler.grace = seconds
+
     def refuse_calls(self) -> None:
         """Take no more calls."""
         with self._lock:
@@ -665,7 +669,7 @@ class Driver:
     def _end_work(self, grace: float | None) -> None:
         now = time.monotonic()
         if grace is not None:
-            self._scheduler.grace = grace
+            self.set_grace(grace)
         self._scheduler.end_all(ClosedError("the pool was terminated"), now)
         self._scheduler.kill_workers(now)
         self._carry_out()

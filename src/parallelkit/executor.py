@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from typing_extensions import TypedDict, TypeVarTuple, Unpack
 
 from . import options as checks
-from .driver import Call, Driver
+from .driver import Call, Driver, Sink
 from .engines import Engine, Style
 from .errors import ClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitError
 from .futures import Callbacks, Future, Settlement
@@ -149,18 +149,21 @@ class ProcessPoolExecutor(standard.Executor):
         RuntimeError (`ClosedError`) after `shutdown`, and at the interpreter's end; `WorkerInitError` where
         no worker can be started.
         """
-        checks.function(fn)
-        self._prepare()
         future: Future[R] = Future()
         future._callbacks = self._callbacks
-        items = [(args, kwargs)]
+        future._begin(*self._begin(fn, args, kwargs, Settlement(future)))
+        return future
+
+    def _begin(
+        self, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any], sink: Sink
+    ) -> tuple[Driver, Call]:
+        checks.function(fn)
+        self._prepare()
         try:
-            call = self._driver.submit(fn, Style.APPLY, items, self._spec, Settlement(future))
+            return self._driver, self._driver.submit(fn, Style.APPLY, [(args, kwargs)], self._spec, sink)
         except ClosedError:
             self._check_open()  # which says it in the words of `concurrent.futures`
             raise
-        future._begin(self._driver, call)
-        return future
 
     @overload  # type: ignore[override]  # typed more closely than in the standard library
     def map(
@@ -262,6 +265,11 @@ class ProcessPoolExecutor(standard.Executor):
         if driver.workers < self._max_workers:
             driver.make_room()
             driver.hear_logs()
+
+    def _serve_a_loop(self, grace: float) -> None:
+        """This executor is an event loop's own: what the loop has not waited for need not be finished."""
+        self._driver.set_grace(grace)
+        _drivers.pop(self._driver, None)
 
     def _check_open(self) -> None:
         if _ended:

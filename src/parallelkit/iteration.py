@@ -19,14 +19,14 @@ R_co = TypeVar("R_co", covariant=True)
 _NOTHING: Any = object()
 
 
-class _Raise:
+class InPlace:
     """Stands in the line of results for the exception of an item, to be raised there."""
 
     __slots__ = ("exception", "index")
 
     def __init__(self, exception: BaseException, index: int) -> None:
-        self.exception = exception
-        self.index = index
+        self.exception: BaseException = exception
+        self.index: int = index
 
 
 class Stream:
@@ -68,7 +68,7 @@ class Stream:
             if offset not in failures:
                 self.results.append(value)
             elif self.errors == "raise":
-                self.results.append(_Raise(failures[offset], start + offset))
+                self.results.append(InPlace(failures[offset], start + offset))
 
     def finish(self, exception: BaseException | None) -> None:
         """There will be no more."""
@@ -88,13 +88,14 @@ class Stream:
 
     def untaken_failures(self) -> list[BaseException]:
         """What nobody has been told."""
-        waiting = [entry.exception for entry in self.results if isinstance(entry, _Raise)]
+        waiting = [entry.exception for entry in self.results if isinstance(entry, InPlace)]
         if self.exception is None or isinstance(self.exception, ClosedError):
             return waiting  # that the rest was given up is for who asks for more
         return [*waiting, self.exception]
 
 
-def _raise(exception: BaseException, whose: str) -> NoReturn:
+def raise_for(exception: BaseException, whose: str) -> NoReturn:
+    """Raise what `whose` work came to, out of an iterator."""
     if isinstance(exception, StopIteration):  # would look like the end; as PEP 479 has it for generators
         raise RuntimeError(f"{whose} raised StopIteration") from exception
     raise exception
@@ -148,12 +149,12 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
             if not self._wait(left):
                 assert limit is not None
                 raise CallTimeoutError(timeout=limit, completed=self._stream.completed)
-        if type(entry) is not _Raise:
+        if type(entry) is not InPlace:
             result: R_co = entry
             return result
         if self._owns_driver:
             self.close()
-        _raise(entry.exception, f"item {entry.index}")
+        raise_for(entry.exception, f"item {entry.index}")
 
     def _take(self) -> Any:
         """What comes next, or `_NOTHING` where it is not there yet. Raises at the end."""
@@ -196,7 +197,7 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
         error, self._stream.exception = self._stream.exception, None
         self.close()
         if error is not None:
-            _raise(error, "the call")
+            raise_for(error, "the call")
         raise StopIteration
 
     def close(self) -> None:

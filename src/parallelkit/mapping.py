@@ -163,7 +163,7 @@ def pool_imap(
     """
     checks.function(fn)
     checks.iterable(items)
-    settings, workers = _settings(errors, options)
+    settings, workers = settings_of(errors, options)
     size = checks.count("buffersize", buffersize)
     source = as_input(items)
     hint = length_hint(items) or None
@@ -183,7 +183,8 @@ def pool_imap(
     return ResultIterator(Stream(settings, hint), begin, owns_driver=True)
 
 
-def _settings(errors: str, options: MapOptions) -> tuple[CallSettings, WorkerSettings]:
+def settings_of(errors: str, options: MapOptions) -> tuple[CallSettings, WorkerSettings]:
+    """What the options of a map function say of its call, and of its workers: checked."""
     given: dict[str, Any] = dict(options)
     of_call = {key: given.pop(key) for key in _CALL_KEYS & given.keys()}
     settings = checks.call_settings(errors=errors, **of_call)
@@ -198,7 +199,7 @@ def _run(
 ) -> list[Any]:
     checks.function(fn)
     checks.iterable(items)
-    settings, workers = _settings(errors, options)
+    settings, workers = settings_of(errors, options)
     source = as_input(items)
     if isinstance(source, Iterator):
         size, at_hand = length_hint(items) or None, False
