@@ -41,6 +41,7 @@ _APIS = {
     "NUMBA_NUM_THREADS": "",
     "VECLIB_MAXIMUM_THREADS": "",
 }
+_KMP = "KMP_DUPLICATE_LIB_OK"
 #: All that a worker's environment says of threads.
 VARIABLES = (SHARE, *_APIS)
 #: Whose libraries look at OMP_NUM_THREADS where their own is not set.
@@ -177,15 +178,8 @@ _seen = -1
 
 
 def look() -> None:
-    """Before a fork: what each child would have to do by itself.
-
-    threadpoolctl itself changes `os.environ` when it is imported, so that is left to the children, where the
-    parent has not done so. scikit-learn does.
-    """
-    if "threadpoolctl" in sys.modules:
-        _loaded_libraries()
-    elif any(name in sys.modules for name in _CARRIERS):
-        import argparse, ctypes, json, textwrap  # noqa: E401, F401, I001 - its own imports
+    """Before a fork: what each child would have to do by itself."""
+    _loaded_libraries()
 
 
 def _loaded_libraries() -> list[Any]:
@@ -194,10 +188,20 @@ def _loaded_libraries() -> list[Any]:
     if not any(name in sys.modules for name in _CARRIERS):
         return []
     try:
-        from threadpoolctl import ThreadpoolController
+        controller = _controller()
     except ImportError:
         return []
     if _seen != len(sys.modules):  # libraries come with modules
-        _libraries = ThreadpoolController().lib_controllers
+        _libraries = controller().lib_controllers
         _seen = len(sys.modules)
     return _libraries
+
+
+def _controller() -> Any:
+    """The class of threadpoolctl's. Its import sets a variable of Intel's OpenMP, which is taken back."""
+    unset = _KMP not in os.environ
+    from threadpoolctl import ThreadpoolController
+
+    if unset:
+        os.environ.pop(_KMP, None)
+    return ThreadpoolController
