@@ -339,7 +339,7 @@ def test_workers_that_are_not_wanted_any_more_end() -> None:
     for number in range(3):
         with joblib.parallel_config(backend="parallelkit", n_jobs=2, initializer=abs, initargs=[number]):
             Parallel()(delayed(abs)(x) for x in range(4))
-        assert len(integration._kept) == 1
+        assert len(integration._kept) == len(integration._open) == 1
 
 
 @pytest.mark.usefixtures("backend")

@@ -97,7 +97,7 @@ def shutdown() -> None:
     What runs is finished first. Nobody has to call this: they end with the program, or when they are idle
     for long. The next call starts new ones.
     """
-    for workers in list(_kept.values()):
+    for workers in list(_open):
         workers.close(wait=True)
 
 
@@ -240,6 +240,7 @@ class _Workers:
         with self._lock:
             if self._executor is None:
                 self._executor = self._make()
+                _open.add(self)
                 _kept.setdefault(self._key, self)
 
     def submit(self, function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
@@ -262,7 +263,7 @@ class _Workers:
             self._under_way -= 1
             if not self._under_way:
                 self._idle_since = time.monotonic()
-                if self._timer is None:
+                if self._timer is None and self._executor is not None:
                     self._look_again(self._patience)
 
     def _look_again(self, seconds: float) -> None:
@@ -294,6 +295,7 @@ class _Workers:
         with self._lock:
             executor, self._executor = self._executor, None
             timer, self._timer = self._timer, None
+            _open.discard(self)
             if _kept.get(self._key) is self:
                 del _kept[self._key]
         if timer is not None:
@@ -305,17 +307,18 @@ class _Workers:
 
 
 #: Those that have an executor.
+_open: set[_Workers] = set()
+#: Those that the next call finds.
 _kept: dict[Any, _Workers] = {}
 
 
 def _workers(count: int, threads: int | None, options: dict[str, Any]) -> _Workers:
     """Those that there are for just this; all others that are idle end."""
     key = (count, threads, *sorted((name, _comparable(value)) for name, value in options.items()))
-    found = _kept.get(key)
-    if found is None:
-        patience = options.get("idle_worker_timeout", _IDLE_SECONDS)
-        found = _Workers(key, functools.partial(_make_executor, count, threads, options), patience)
-    for workers in list(_kept.values()):
+    patience = options.get("idle_worker_timeout", _IDLE_SECONDS)
+    make = functools.partial(_make_executor, count, threads, options)
+    found = _kept.setdefault(key, _Workers(key, make, patience))
+    for workers in list(_open):
         if workers is not found:
             workers.close_if_idle()
     return found
@@ -341,8 +344,9 @@ def _make_executor(count: int, threads: int | None, options: dict[str, Any]) -> 
 
 
 def _forget_all() -> None:
-    for workers in _kept.values():
+    for workers in [*_open, *_kept.values()]:
         workers._forget()  # they are the parent's
+    _open.clear()
     _kept.clear()
 
 
