@@ -100,7 +100,7 @@ def test_all_is_sorted_and_complete() -> None:
         for name, value in vars(parallelkit).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     } - {"Any", "TYPE_CHECKING"}
-    modules = {"tracebacks", "reducer"}  # the second is multiprocessing's
+    modules = {"aio", "tracebacks", "reducer"}  # the last is multiprocessing's
     assert public == {name for name in parallelkit.__all__ if name not in ("__version__", *modules)}
 
 
