@@ -45,13 +45,13 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from . import options as checks
 from .asynciteration import AsyncResultIterator
-from .driver import Call, Driver, Sink
+from .driver import HURRY_SECONDS, Call, Driver, Sink
 from .engines import Engine, Style, resolve
-from .errands import HURRY_SECONDS, Courier, Errand, Feed, courier_of
+from .errands import Courier, Errand, Feed, courier_of
 from .executor import ProcessPoolExecutor, TaskOptions
 from .gathering import Gathering, as_input
 from .iteration import Stream
-from .mapping import settings_of
+from .mapping import begin_served, settings_of
 from .options import Arguments, CallSettings, Errors, MapOptions, Raising, WorkerSettings
 from .outcomes import Outcome
 from .scheduler import JobSpec
@@ -299,15 +299,7 @@ def _begin(
 ) -> tuple[Driver, Call]:
     if not isinstance(source, Iterator):
         workers = replace(workers, max_workers=max(1, min(len(source), workers.max_workers)))
-    driver = Driver(workers, fn)
-    try:
-        call = driver.submit(fn, style, source, spec, sink)
-        driver.prestart()
-        driver.serve(call)
-    except BaseException:
-        driver.terminate(grace=HURRY_SECONDS)
-        raise
-    return driver, call
+    return begin_served(workers, fn, style, source, spec, sink)
 
 
 # Many calls, results one by one

@@ -73,6 +73,8 @@ _MOMENTS = 20
 _DRAW_SECONDS = 0.01
 #: What is left of workers this long after they were to be killed is given up, in seconds.
 _END_SECONDS = 10.0
+#: On the way out by an exception or a cancel, what runs gets so many seconds between SIGTERM and SIGKILL.
+HURRY_SECONDS = 0.1
 #: How long to wait for a thread that draws an input which does not end, in seconds.
 _FEEDER_SECONDS = 0.2
 

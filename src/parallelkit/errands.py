@@ -28,7 +28,7 @@ import weakref
 from collections.abc import AsyncIterable, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from .driver import Call, Driver, Sink
+from .driver import HURRY_SECONDS, Call, Driver, Sink
 from .scheduler import Deliver
 from .shielding import shielded, start_shielded, unshielded
 
@@ -36,8 +36,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger("parallelkit")
 
-#: Between SIGTERM and SIGKILL, where somebody waits to go on after a cancel, in seconds.
-HURRY_SECONDS = 0.1
 #: Who was cancelled waits so many seconds at most for the end of the work.
 _LONGEST_END_SECONDS = 1.0
 #: A courier that has nothing to do for so many seconds leaves: a thread's start would cost each call 0.1 ms.

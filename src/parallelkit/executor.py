@@ -133,9 +133,7 @@ class ProcessPoolExecutor(standard.Executor):
             "retries": mine.retries,
             "retry_on": mine.retry_on,
         }
-        for name in options:
-            if name not in given:
-                raise TypeError(f"there is no option {name!r}; the options are {', '.join(given)}")
+        checks.refuse_unknown(options, TaskOptions)
         other: ProcessPoolExecutor = object.__new__(type(self))
         vars(other).update(vars(self), _parent=self)
         other._set(checks.call_settings(**{**given, **options}))

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from . import options as checks
 from . import tracebacks
-from .driver import Driver
+from .driver import HURRY_SECONDS, Driver
 from .engines import Engine, Style
 from .errors import CallTimeoutError, ClosedError
 from .executor import TaskOptions
@@ -27,9 +27,6 @@ __all__ = ["Task", "TaskGroup", "TaskSettings"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: On the way out by an exception, what runs gets so many seconds between SIGTERM and SIGKILL.
-_HURRY_SECONDS = 0.1
 
 
 class TaskSettings(TaskOptions, total=False):
@@ -98,7 +95,7 @@ class TaskGroup:
         **options: Unpack[TaskOptions],
     ) -> None:
         given: dict[str, Any] = dict(options)
-        _refuse_unknown(given, TaskOptions)
+        checks.refuse_unknown(given, TaskOptions)
         self._state = _State(
             checks.worker_settings(
                 max_workers=sys.maxsize if max_workers is None else max_workers,
@@ -125,7 +122,7 @@ class TaskGroup:
         ('the sum', 3)
         """
         given: dict[str, Any] = dict(options)
-        _refuse_unknown(given, TaskSettings)
+        checks.refuse_unknown(given, TaskSettings)
         name = given.pop("name", self._name)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {name!r}")
@@ -157,13 +154,6 @@ class TaskGroup:
 
     def __repr__(self) -> str:
         return f"<parallelkit.TaskGroup {self._state}>"
-
-
-def _refuse_unknown(given: dict[str, Any], known: type) -> None:
-    for name in given:
-        if name not in known.__annotations__:
-            names = ", ".join(known.__annotations__)
-            raise TypeError(f"there is no option {name!r}; the options are {names}")
 
 
 class _State:
@@ -277,7 +267,7 @@ class _State:
             self._raise(error)
 
     def _end_now(self, driver: Driver) -> None:
-        driver.set_grace(_HURRY_SECONDS)
+        driver.set_grace(HURRY_SECONDS)
         self._abort()  # first, so that the tasks are cancelled and have not failed
         driver.terminate()
 

@@ -138,7 +138,7 @@ class Mirror:
 
     def __init__(self, reducers: byvalue.Reducers | None = None) -> None:
         self._reducers = reducers
-        self._picklers = serialization.Picklers(reducers, by_value=_refuse)
+        self._picklers = serialization.Picklers(reducers, by_value=lambda *_: None)
         #: For readers that are forks: what `__main__` had when the first was made.
         self._inherited: dict[str, Callable[[], object]] | None = None
 
@@ -241,13 +241,6 @@ class Mirror:
             used += self._define(other, found, under_way)
         found[name] = pickler.file.getvalue()
         return used
-
-
-def _refuse(obj: object, buffers: list[pickle.PickleBuffer] | None, error: Exception) -> bytes:
-    try:
-        raise error
-    finally:
-        del error
 
 
 def _main() -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import length_hint
 from typing import Any, Literal, TypeVar, overload
@@ -10,19 +10,17 @@ from typing import Any, Literal, TypeVar, overload
 from typing_extensions import TypeVarTuple, Unpack
 
 from . import options as checks
-from .driver import Driver
+from .driver import HURRY_SECONDS, Call, Driver, Sink
 from .engines import Style
 from .gathering import Gathering, as_input
 from .iteration import ResultIterator, Stream
 from .options import Arguments, CallSettings, Errors, MapOptions, Raising, WorkerSettings
 from .outcomes import Outcome
+from .scheduler import JobSpec
 
 T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
-
-#: On the way out by an exception, what runs gets so many seconds between SIGTERM and SIGKILL.
-_HURRY_SECONDS = 0.1
 
 
 @overload
@@ -168,19 +166,31 @@ def pool_imap(
     source = as_input(items)
     hint = length_hint(items) or None
 
-    def begin(stream: Stream) -> Any:
-        driver = Driver(workers, fn)
+    def begin(stream: Stream) -> tuple[Driver, Call]:
         spec = settings.stream(hint, ordered=bool(ordered), buffersize=size)
-        try:
-            call = driver.submit(fn, Style.CALL, source, spec, stream)
-            driver.prestart()
-            driver.serve(call)
-        except BaseException:
-            driver.terminate(grace=_HURRY_SECONDS)
-            raise
-        return driver, call
+        return begin_served(workers, fn, Style.CALL, source, spec, stream)
 
     return ResultIterator(Stream(settings, hint), begin, owns_driver=True)
+
+
+def begin_served(
+    workers: WorkerSettings,
+    fn: Callable[..., Any],
+    style: Style,
+    source: Sequence[Any] | Iterator[Any],
+    spec: JobSpec,
+    sink: Sink,
+) -> tuple[Driver, Call]:
+    """Begin a call on workers of its own, which goes on while nobody waits for it."""
+    driver = Driver(workers, fn)
+    try:
+        call = driver.submit(fn, style, source, spec, sink)
+        driver.prestart()
+        driver.serve(call)
+    except BaseException:
+        driver.terminate(grace=HURRY_SECONDS)
+        raise
+    return driver, call
 
 
 def settings_of(errors: str, options: MapOptions) -> tuple[CallSettings, WorkerSettings]:
@@ -223,7 +233,7 @@ def _run(
             driver.shut_down()
     except BaseException:
         gathering.close()
-        driver.terminate(grace=_HURRY_SECONDS)
+        driver.terminate(grace=HURRY_SECONDS)
         raise
     driver.terminate()
     result: list[Any] = gathering.result()

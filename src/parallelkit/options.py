@@ -252,7 +252,12 @@ def iterable(value: object) -> None:
         raise TypeError(f"items must be iterable, not {value!r}")
 
 
-def _refuse(unknown: dict[str, object], known: type) -> None:
+def refuse_unknown(given: Iterable[str], known: type) -> None:
+    """Refuse the names of options that `known`, a TypedDict, does not have."""
+    _refuse([name for name in given if name not in known.__annotations__], known)
+
+
+def _refuse(unknown: Iterable[str], known: type) -> None:
     for name in unknown:
         names = ", ".join(known.__annotations__)
         raise TypeError(f"there is no option {name!r}; the options are {names}")

@@ -199,15 +199,23 @@ def check_progress(progress: object) -> None:
             )
 
 
+def _missing(value: str, package: str, extra: str) -> ImportError:
+    return ImportError(
+        f"progress={value} needs {package}: pip install 'parallelkit[{extra}]', or give an object with "
+        "update(n) and close()"
+    )
+
+
+def _has_stderr() -> bool:
+    return sys.stderr is not None and not sys.stderr.closed
+
+
 def _rich_display() -> RichProgress | None:
     try:
         from rich import console, progress
     except ImportError as error:
-        raise ImportError(
-            "progress=\"rich\" needs rich: pip install 'parallelkit[rich]', or give an object with update(n) "
-            "and close()"
-        ) from error
-    if sys.stderr is None or sys.stderr.closed:
+        raise _missing('"rich"', "rich", "rich") from error
+    if not _has_stderr():
         return None
     where = console.Console(stderr=True)
     if not (where.is_terminal or where.is_jupyter):
@@ -230,11 +238,8 @@ def _bar(total: int | None) -> Any:
     try:
         base = _bar_class()
     except ImportError as error:
-        raise ImportError(
-            "progress=True needs tqdm: pip install 'parallelkit[progress]', or give an object with "
-            "update(n) and close()"
-        ) from error
-    if sys.stderr is None or sys.stderr.closed:
+        raise _missing("True", "tqdm", "progress") from error
+    if not _has_stderr():
         return None
     # A class of our own, so that the program's settings of tqdm stay as they are. tqdm's usual lock is
     # one between processes, and a worker that is killed while it holds that would stop the bar for ever;

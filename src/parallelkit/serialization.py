@@ -49,21 +49,24 @@ def dumps(obj: object, buffers: list[pickle.PickleBuffer] | None = None) -> byte
         return _picklers.dumps(obj, buffers)
     try:
         return pickle.dumps(obj, 5)
-    except Exception as error:
-        return _by_value(obj, None, error)
+    except Exception:
+        data = _by_value(obj, None)
+        if data is None:
+            raise
+        return data
 
 
 class Picklers:
     """Makes pickles with picklers that are used again: to make one costs as much as to pickle a small object.
 
     reducers: as a pickler's `dispatch_table`; None for `copyreg`'s. by_value: what makes a pickle where that
-    fails, of the object, the list of buffers and the error; None for cloudpickle, where that is installed.
+    fails, of the object and the list of buffers, or None; by default cloudpickle, where that is installed.
     """
 
     def __init__(
         self,
         reducers: Mapping[type, Callable[[Any], Any]] | None = None,
-        by_value: Callable[[object, list[pickle.PickleBuffer], Exception], bytes] | None = None,
+        by_value: Callable[[object, list[pickle.PickleBuffer]], bytes | None] | None = None,
     ) -> None:
         self._reducers = reducers
         self._by_value = by_value or _by_value
@@ -78,8 +81,11 @@ class Picklers:
         # Where pickling fails, this one is not used again: nobody knows what it has in its memo.
         try:
             pickler.dump(obj)
-        except Exception as error:
-            return self._by_value(obj, buffers, error)
+        except Exception:
+            data = self._by_value(obj, buffers)
+            if data is None:
+                raise
+            return data
         pieces = pickler.pieces
         body = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
         if pickler.buffers:
@@ -107,15 +113,9 @@ class _Pickler:
         self.dump, self.clear_memo = pickler.dump, pickler.clear_memo
 
 
-def _by_value(obj: object, buffers: list[pickle.PickleBuffer] | None, error: Exception) -> bytes:
-    """What cloudpickle makes of an object that pickle fails for with `error`."""
-    data = byvalue.dumps(obj, None if buffers is None else keeper(buffers))
-    if data is None:
-        try:
-            raise error
-        finally:
-            del error  # or it would keep itself, and what these frames hold, by its traceback
-    return data
+def _by_value(obj: object, buffers: list[pickle.PickleBuffer] | None) -> bytes | None:
+    """What cloudpickle makes of an object that pickle fails for; None where that is not installed."""
+    return byvalue.dumps(obj, None if buffers is None else keeper(buffers))
 
 
 _picklers = Picklers()
