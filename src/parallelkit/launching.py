@@ -116,18 +116,23 @@ class Popen(popen_fork.Popen):
                 self._server_died = True
                 self.returncode = None
         ours = self.method != "forkserver" or self._server_died
-        if ours and self.returncode is None and resources.identity(self._pid) is None:
-            # Somebody else has waited for it, or SIGCHLD is ignored.
-            self.returncode = UNKNOWN_EXITCODE
+        with contextlib.suppress(OSError):  # no descriptor is left to look with
+            if ours and self.returncode is None and resources.identity(self._pid) is None:
+                # Somebody else has waited for it, or SIGCHLD is ignored.
+                self.returncode = UNKNOWN_EXITCODE
 
     def _at_end(self, returncode: int) -> None:
-        guardian.release(self.pid, self._mark)
         self.result = self._file.take()
         if returncode == UNKNOWN_EXITCODE and self.result is not None:
             self.returncode = self.result.exitcode
+        mark: str | None = self._mark
         if returncode < 0 and time.monotonic() >= self._grace_until:
             # It had no chance to see to what it has started.
-            self._signal(signal.SIGKILL)
+            try:
+                self._signal_seen(signal.SIGKILL, ())
+            except OSError:
+                mark = None  # the guardian sees to it in the end
+        guardian.release(self.pid, mark)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """The exit code, or None where the child is alive after `timeout` seconds."""
@@ -221,7 +226,19 @@ class Popen(popen_fork.Popen):
             )
 
     def _signal(self, signum: int, known: Iterable[int] = ()) -> list[int]:
-        """Send a signal to the child, its descendants, those in `known` and those that wear its mark."""
+        """Send a signal to the child, its descendants, those in `known` and those that wear its mark.
+
+        To the child's process group alone where this process has no descriptor left to look with.
+        """
+        try:
+            return self._signal_seen(signum, known)
+        except OSError:
+            if self.returncode is None:
+                self.sent.add(signum)
+                termination.signal_unseen(self.pid, signum)
+            return []
+
+    def _signal_seen(self, signum: int, known: Iterable[int]) -> list[int]:
         roots = [*known, *marking.find([self._mark], self._pid.started)]
         if self.returncode is None and resources.is_alive(self._pid):
             roots.insert(0, self._pid)

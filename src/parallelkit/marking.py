@@ -21,6 +21,7 @@ worker ends as it was told to.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import signal
@@ -66,17 +67,23 @@ def wear(mark: str) -> None:
 def find(marks: Collection[str], since: float, spared: Collection[int] = ()) -> list[Pid]:
     """Who wears one of `marks`, this process and those in `spared` left out.
 
-    None of them is older than `since`, a start time.
+    None of them is older than `since`, a start time. OSError where no descriptor is left to look with.
     """
     return _look(marks, since, spared)[0]
 
 
-def kill(marks: Collection[str], since: float, spared: Collection[int] = ()) -> None:
-    """SIGKILL to who is found, with all descendants, until nobody new is; waits for none."""
+def kill(marks: Collection[str], since: float, spared: Collection[int] = ()) -> bool:
+    """SIGKILL to who is found, with all descendants, until nobody new is; waits for none.
+
+    False where nobody could be looked for, as this process has no descriptor left for it.
+    """
     seen: set[int] = set()
     rounds, deadline = 0, time.monotonic() + _UNSURE_SECONDS
     while rounds < _ROUNDS:
-        found, unsure = _look(marks, since, spared)
+        try:
+            found, unsure = _look(marks, since, spared)
+        except OSError:
+            return False
         new = [pid for pid in found if pid not in seen]
         if new:
             rounds += 1
@@ -84,7 +91,8 @@ def kill(marks: Collection[str], since: float, spared: Collection[int] = ()) -> 
         elif unsure and time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)
         else:
-            return
+            break
+    return True
 
 
 def _look(marks: Collection[str], since: float, spared: Collection[int]) -> tuple[list[Pid], bool]:
@@ -92,6 +100,8 @@ def _look(marks: Collection[str], since: float, spared: Collection[int]) -> tupl
     if not sys.platform.startswith("linux"):
         return [], False
     table = snapshot()
+    if os.getpid() not in table and os.path.isdir("/proc/self"):
+        raise OSError(errno.EMFILE, "no descriptor is left to look at the processes with")
     above = _above(table)
     for pid in spared:
         table.pop(pid, None)

@@ -204,23 +204,27 @@ def _wait(pid: Pid, deadline: float) -> None:
 def _send(pid: int, signum: int) -> bool:
     """Send a signal to a process if it is alive. PermissionError where it is another user's."""
     try:
-        descriptor = os.pidfd_open(pid)
+        return _send_by_descriptor(pid, signum)
     except ProcessLookupError:
         return False
-    except (AttributeError, OSError):
+    except PermissionError:
+        raise
+    except (AttributeError, OSError):  # there is no pidfd here, or no room for it and a look
         if not is_alive(pid):
             return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
         return True
+
+
+def _send_by_descriptor(pid: int, signum: int) -> bool:
+    descriptor = os.pidfd_open(pid)
     try:
         # Looked at after the opening, so that it is that process and no later one that gets it.
         if not is_alive(pid):
             return False
         signal.pidfd_send_signal(descriptor, signum)
         return True
-    except ProcessLookupError:
-        return False
     finally:
         os.close(descriptor)
 
@@ -232,9 +236,17 @@ def signal_tree(pid: int, signum: int, known: Iterable[int] = ()) -> list[int]:
     second signal, some may have lost the parent by which they could be found. A `Pid` is not mistaken
     for a later process with the same id. SIGKILL is sent until no new descendant shows up, and SIGTERM
     with SIGCONT to who is stopped. Returns who got the signal, as `Pid`s; processes of other users are
-    passed over.
+    passed over. Where this process has no descriptor left to look with, the signal goes to the group alone.
     """
     _check(pid)
+    try:
+        return _signal_seen(pid, signum, known)
+    except OSError:
+        signal_unseen(pid, signum)
+        return []
+
+
+def _signal_seen(pid: int, signum: int, known: Iterable[int]) -> list[int]:
     seen: set[int] = set()
     told: list[int] = []
     found = _trees([pid, *known])
@@ -258,6 +270,20 @@ def signal_tree(pid: int, signum: int, known: Iterable[int] = ()) -> list[int]:
             break
         found = [new for new in _trees(seen) if new not in seen]
     return told
+
+
+def signal_unseen(pid: int, signum: int) -> None:
+    """Send a signal to a child that was not waited for, with its process group if it leads one.
+
+    Needs no descriptor. Nothing happens for a `Pid`: by now its number may be another process's.
+    """
+    if isinstance(pid, Pid):
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if _leads_group(pid):
+            os.killpg(pid, signum)
+        else:
+            os.kill(pid, signum)
 
 
 def _wake(pids: Iterable[int]) -> None:
@@ -307,11 +333,12 @@ def kill_own_tree() -> NoReturn:
     """
     me = os.getpid()
     seen: set[int] = set()
-    while found := [pid for pid in resources.descendants(me) if pid not in seen]:
-        for pid in found:
-            with contextlib.suppress(PermissionError):
-                _send(pid, signal.SIGKILL)
-        seen.update(found)
+    with contextlib.suppress(OSError):  # no descriptor is left to look with
+        while found := [pid for pid in resources.descendants(me) if pid not in seen]:
+            for pid in found:
+                with contextlib.suppress(PermissionError):
+                    _send(pid, signal.SIGKILL)
+            seen.update(found)
     if os.getpgrp() == me:
         os.killpg(me, signal.SIGKILL)
     os.kill(me, signal.SIGKILL)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import multiprocessing.forkserver
 import os
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,8 +22,16 @@ import tasks
 
 import parallelkit
 from faults import what_tasks
-from faults.checks import check_failed, check_one_failed
-from parallelkit import Pool, SerializationError, Success, WorkerDiedError, WorkerInitError
+from faults.checks import appears, check_failed, check_one_failed, gone
+from parallelkit import (
+    ClosedError,
+    Pool,
+    SerializationError,
+    Success,
+    TaskTimeoutError,
+    WorkerDiedError,
+    WorkerInitError,
+)
 
 LARGE = 256 << 20
 
@@ -70,6 +82,65 @@ def last_descriptors(method: str) -> None:
                 else:
                     raise AssertionError("there was a worker")
         check_serves(pool)
+
+
+def kills(method: str) -> None:
+    """A task is ended, and this process has no descriptor to look at processes with."""
+    started = os.path.join(tempfile.gettempdir(), "started")
+    with Pool(2, start_method=method) as pool:
+        check_serves(pool)
+        with no_descriptors():
+            stay = functools.partial(stay_at_three, started)
+            got = pool.map(stay, range(10), errors="return", task_timeout=2.0, chunksize=1)
+        error = check_one_failed(got, 3)
+        assert isinstance(error, TaskTimeoutError)
+        check_serves(pool)
+    # Found when there were descriptors again: no group's signal reaches it.
+    gone([int(Path(started).read_text())])
+
+
+def ends(method: str) -> None:
+    """Pools end, one by itself and one by force, without a descriptor to look at processes with."""
+    started = os.path.join(tempfile.gettempdir(), "started")
+    finished, cut_off = Pool(2, start_method=method), Pool(2, start_method=method)
+    for pool in (finished, cut_off):
+        check_serves(pool)
+    workers = [process.pid or 0 for pool in (finished, cut_off) for process in pool._pool]
+    endless = cut_off.apply_async(stay_at_three, (started, 3))
+    appears(Path(started))
+    with no_descriptors():
+        finished.close()
+        finished.join()
+        cut_off.terminate()
+        cut_off.join()
+    with contextlib.suppress(ClosedError):
+        raise AssertionError(endless.get())
+    gone([*workers, int(Path(started).read_text())])
+
+
+def processes(method: str) -> None:
+    """A Process is asked and ended without a descriptor to look at processes with."""
+    started = os.path.join(tempfile.gettempdir(), "started")
+    process = parallelkit.get_context(method).Process(target=stay_at_three, args=(started, 3))
+    process.start()
+    appears(Path(started))
+    with no_descriptors():
+        assert process.is_alive()
+        assert process.exitcode is None
+        process.terminate()
+        process.join()
+    assert process.exitcode == -signal.SIGTERM
+    # What it has started may live on until this program ends.
+
+
+def stay_at_three(started: str, x: int) -> int:
+    if x == 3:
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdout=subprocess.DEVNULL)
+        with open(f"{started}.new", "w") as file:
+            file.write(str(child.pid))
+        os.rename(f"{started}.new", started)
+        time.sleep(1000)
+    return x
 
 
 def new_pool(method: str) -> None:

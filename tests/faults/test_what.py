@@ -151,10 +151,14 @@ def _run_short(what: str, method: str, folder: Path, *prefix: str) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-@pytest.mark.parametrize("what", ["descriptors", "last_descriptors", "new_pool", "result", "item"])
+@pytest.mark.parametrize(
+    "what", ["descriptors", "last_descriptors", "kills", "ends", "processes", "new_pool", "result", "item"]
+)
 def test_what_runs_short(what: str, start_method: str, tmp_path: Path) -> None:
     """No descriptor left in the parent, or no memory: there for a result, in a worker for an item."""
     _run_short(what, start_method, tmp_path)
+    if (tmp_path / "started").exists():
+        gone([int((tmp_path / "started").read_text())])
 
 
 @pytest.mark.skipif("forkserver" not in START_METHODS, reason="there is none")

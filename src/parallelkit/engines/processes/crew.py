@@ -121,6 +121,7 @@ class ProcessCrew:
         self._works: dict[int, Work] = {}
         self._definitions: dict[int, dict[serialization.Dumps, Definition]] = {}
         self._events: list[Event] = []
+        self._unswept: list[_Member] = []  # dead, and there was no descriptor to look for what they left
         self._gone = Usage()
         with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
@@ -278,7 +279,8 @@ class ProcessCrew:
         if member is None:
             return
         member.told_to_stop = True
-        member.descendants = resources.descendants(member.pid)
+        with contextlib.suppress(OSError):  # no descriptor is left to look with
+            member.descendants = resources.descendants(member.pid)
         self._send(member, pack(p.STOP))
 
     def kill(self, worker: int, *, force: bool) -> None:
@@ -373,7 +375,11 @@ class ProcessCrew:
         member = self._members.get(worker)
         if member is None:
             return Measured(worker, 0)
-        return Measured(worker, resources.tree_resident_set(member.pid) - member.baseline)
+        try:
+            size = resources.tree_resident_set(member.pid) - member.baseline
+        except OSError:  # no descriptor is left to look with
+            size = 0
+        return Measured(worker, size)
 
     def usage(self) -> Usage:
         for member in self._members.values():
@@ -512,10 +518,12 @@ class ProcessCrew:
 
     def _sweep(self, dead: list[_Member]) -> None:
         """End what these have started and no parent leads to any more: found by a look at all processes."""
-        if dead:
+        self._unswept += dead
+        if self._unswept:
             siblings = [member.pid for member in self._members.values()]
-            since = min(member.since for member in dead)
-            marking.kill([member.mark for member in dead], since, siblings)
+            since = min(member.since for member in self._unswept)
+            if marking.kill([member.mark for member in self._unswept], since, siblings):
+                self._unswept.clear()
 
     def _let_go(self, member: _Member) -> None:
         with contextlib.suppress(ValueError):  # the page is closed: this was interrupted, and is done again
