@@ -480,3 +480,19 @@ def test_what_is_taken_back_from_a_worker_that_still_receives_it_goes_to_the_idl
             elif isinstance(command, s.RunChunk):
                 given.append(command)
     assert sorted(command.worker for command in given) == [first.worker, second.worker]
+
+
+def test_who_is_told_to_end_while_it_comes_up_has_time_for_that() -> None:
+    machine = s.Scheduler(1)
+    machine.prestart(1, 0.0)
+    machine.stop_workers(0.0)
+    start, stop = machine.commands()
+    assert isinstance(start, s.StartWorker)
+    assert isinstance(stop, s.StopWorker)
+    machine.handle(s.Tick(), 9.9)  # it may be in its initializer
+    assert not machine.commands()
+    machine.handle(s.WorkerReady(1), 9.9)
+    machine.handle(s.Tick(), 10.8)
+    assert not machine.commands()
+    machine.handle(s.Tick(), 11.0)  # from now on it does not end by itself
+    assert [type(command) for command in machine.commands()] == [s.Kill]

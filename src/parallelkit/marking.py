@@ -28,6 +28,8 @@ import signal
 import sys
 import time
 from collections.abc import Collection
+from multiprocessing import process
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
 from . import termination
@@ -64,15 +66,15 @@ def wear(mark: str) -> None:
         os.memfd_create(MARK_NAME + mark, os.MFD_CLOEXEC)  # which stays open for good
 
 
-def find(marks: Collection[str], since: float, spared: Collection[int] = ()) -> list[Pid]:
-    """Who wears one of `marks`, this process and those in `spared` left out.
+def find(marks: Collection[str], since: float) -> list[Pid]:
+    """Who wears one of `marks` and has lost the parent by which it could be found.
 
     None of them is older than `since`, a start time. OSError where no descriptor is left to look with.
     """
-    return _look(marks, since, spared)[0]
+    return _look(marks, since)[0]
 
 
-def kill(marks: Collection[str], since: float, spared: Collection[int] = ()) -> bool:
+def kill(marks: Collection[str], since: float) -> bool:
     """SIGKILL to who is found, with all descendants, until nobody new is; waits for none.
 
     False where nobody could be looked for, as this process has no descriptor left for it.
@@ -81,7 +83,7 @@ def kill(marks: Collection[str], since: float, spared: Collection[int] = ()) -> 
     rounds, deadline = 0, time.monotonic() + _UNSURE_SECONDS
     while rounds < _ROUNDS:
         try:
-            found, unsure = _look(marks, since, spared)
+            found, unsure = _look(marks, since)
         except OSError:
             return False
         new = [pid for pid in found if pid not in seen]
@@ -95,29 +97,36 @@ def kill(marks: Collection[str], since: float, spared: Collection[int] = ()) -> 
     return True
 
 
-def _look(marks: Collection[str], since: float, spared: Collection[int]) -> tuple[list[Pid], bool]:
+def _look(marks: Collection[str], since: float) -> tuple[list[Pid], bool]:
     """Who wears one of `marks`, and whether there is somebody of whom that cannot be told yet."""
     if not sys.platform.startswith("linux"):
         return [], False
     table = snapshot()
     if os.getpid() not in table and os.path.isdir("/proc/self"):
         raise OSError(errno.EMFILE, "no descriptor is left to look at the processes with")
+    # Whoever has one of these for its parent may have lost another; all others are found by their parents.
+    # So a look costs little beside hundreds of processes.
     above = _above(table)
-    for pid in spared:
-        table.pop(pid, None)
-    found = wearing(table, marks, since)
+    children: set[BaseProcess] = process._children  # type: ignore[attr-defined]
+    own = {child.pid for child in list(children)}
+    orphans = {
+        pid: entry
+        for pid, entry in table.items()
+        if pid not in own and (entry[0] in above or entry[0] == os.getpid())
+    }
+    found = wearing(orphans, marks, since)
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     youngest = max(since, (now - _UNSURE_SECONDS) * os.sysconf("SC_CLK_TCK"))
     unsure = any(
         entry[0] in above and entry[4] >= youngest and entry[3] not in "ZX" and pid not in found
-        for pid, entry in table.items()
+        for pid, entry in orphans.items()
     )
     return [Pid(pid, entry[4]) for pid, entry in found.items()], unsure
 
 
 def _above(table: Table) -> set[int]:
     """The parent of this process, that one's parent and so on: who gets a process without a parent."""
-    above = set()
+    above = {1}  # also of a process that was put into a container from outside, and has no parent there
     pid = os.getppid()
     while pid in table and pid not in above:
         above.add(pid)

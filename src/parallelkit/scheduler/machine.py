@@ -28,6 +28,8 @@ STEAL_SECONDS = 0.005
 #: A worker sends its results between two items. Where one takes long, what was done before it is fetched
 #: after the first of these, in seconds, and while the worker holds several, in pauses up to the second.
 PEEK_SECONDS = (0.05, 1.0)
+#: Who is to end by itself while it comes up has so many seconds for that.
+START_GRACE_SECONDS = 10.0
 #: A start for which the system had no room is tried again after so many seconds.
 START_PAUSE_SECONDS = 0.25
 #: So many starts in a row may fail before there is no hope left.
@@ -312,9 +314,11 @@ class Scheduler:
             self._stop(worker)
 
     def _stop(self, worker: Worker) -> None:
+        # One that is coming up may be in its initializer, which a clean end lets finish.
+        grace = max(self.grace, START_GRACE_SECONDS) if worker.state is State.STARTING else self.grace
         self._roster.retire(worker, State.STOPPING)
         self._out.append(m.StopWorker(worker.id))
-        self._timers.set(("stop", worker.id), self._now + self.grace)
+        self._timers.set(("stop", worker.id), self._now + grace)
 
     def _kill(self, worker: Worker) -> None:
         self._roster.retire(worker, State.DYING)
@@ -647,6 +651,8 @@ class Scheduler:
         worker = self._roster.all[event.worker]
         if worker.state is State.STARTING:
             self._mark_ready(worker)
+        elif worker.state is State.STOPPING:
+            self._timers.set(("stop", worker.id), self._now + self.grace)
 
     def _on_start_failed(self, event: m.StartFailed) -> None:
         worker = self._roster.all[event.worker]

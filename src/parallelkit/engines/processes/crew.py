@@ -520,9 +520,8 @@ class ProcessCrew:
         """End what these have started and no parent leads to any more: found by a look at all processes."""
         self._unswept += dead
         if self._unswept:
-            siblings = [member.pid for member in self._members.values()]
             since = min(member.since for member in self._unswept)
-            if marking.kill([member.mark for member in self._unswept], since, siblings):
+            if marking.kill([member.mark for member in self._unswept], since):
                 self._unswept.clear()
 
     def _let_go(self, member: _Member) -> None:
