@@ -652,6 +652,7 @@ class Scheduler:
         if worker.state is State.STARTING:
             self._mark_ready(worker)
         elif worker.state is State.STOPPING:
+            self._timers.forget(("stop", worker.id))
             self._timers.set(("stop", worker.id), self._now + self.grace)
 
     def _on_start_failed(self, event: m.StartFailed) -> None:
