@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import os
 import re
@@ -32,29 +33,53 @@ hypothesis.settings.load_profile("parallelkit")
 #: Has no tests of its own, and classes that do not let themselves be looked at.
 collect_ignore = ["tasks.py"]
 
+
+def pytest_collection_finish() -> None:
+    # What is there now stays: no collection need look through it, here and in forks.
+    gc.collect()
+    gc.freeze()
+
+
 START_METHODS = multiprocessing.get_all_start_methods()
 #: What multiprocessing starts once for a whole program.
 _LASTING = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 #: What is being ended may take so long until it is gone, in seconds.
 _PATIENCE = 5.0
+#: What is left so long may be garbage that nobody has collected yet, in seconds.
+_GARBAGE_PATIENCE = 0.02
 
 
 def _processes() -> set[int]:
     found = set()
-    for child in psutil.Process().children(recursive=True):
-        if child.pid == parallelkit.guardian.pid():
+    for pid, above in _descendants(os.getpid()):
+        if pid == parallelkit.guardian.pid():
             continue  # lasts as long as the program, and its start would be half the cost of a short test
-        try:
-            command = " ".join(child.cmdline())
-            parent = child.parent()
-            above = " ".join(parent.cmdline()) if parent is not None else ""
-        except psutil.Error:
-            continue
+        command = _command(pid)
         # A fork server's own children have its command line, too, but not its parent.
         lasting = any(name in command for name in _LASTING)
-        if not (lasting and not any(name in above for name in _LASTING)):
-            found.add(child.pid)
+        if command and not (lasting and not any(name in _command(above) for name in _LASTING)):
+            found.add(pid)
     return found
+
+
+def _descendants(pid: int) -> Iterator[tuple[int, int]]:
+    """The processes below one, each with its parent. (psutil looks at all of the machine for that.)"""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        children = " ".join(Path(f"/proc/{pid}/task/{thread}/children").read_text() for thread in threads)
+    except OSError:
+        return
+    for child in map(int, children.split()):
+        yield child, pid
+        yield from _descendants(child)
+
+
+def _command(pid: int) -> str:
+    """Its command line; nothing where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def _state() -> dict[str, set[Any]]:
@@ -105,7 +130,7 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     _start_lasting()
     before = _state()
     yield
-    deadline = time.monotonic() + _PATIENCE
+    deadline, garbage_at = time.monotonic() + _PATIENCE, time.monotonic() + _GARBAGE_PATIENCE
     still = {kind: entries - before[kind] for kind, entries in _state().items()}
     while any(still.values()):
         # What is left was there at each look: others on this machine make and drop semaphores, too.
@@ -114,12 +139,14 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         left = {kind: entries for kind, entries in still.items() if entries}
         if not left:
             return
+        if time.monotonic() > garbage_at:
+            garbage_at = math.inf
+            gc.collect()
         if time.monotonic() > deadline:
             still["shared memory"] -= _others_shared_memory()
             if any(still.values()):
                 pytest.fail(f"left behind: {left}")
-        gc.collect()
-        time.sleep(0.01)
+        time.sleep(0.005)
 
 
 _lasting_started = False
