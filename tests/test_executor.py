@@ -496,6 +496,7 @@ def test_ending_by_force(end: str, caplog: pytest.LogCaptureFixture) -> None:
     error = running[0].exception()
     assert isinstance(error, WorkerDiedError)
     assert error.signal == (signal.SIGTERM if end == "terminate_workers" else signal.SIGKILL)
+    assert "ended by this program" in str(error) and "memory" not in str(error)
     with pytest.raises(RuntimeError):
         executor.submit(abs, 1)
     gc.collect()
