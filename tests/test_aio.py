@@ -156,6 +156,23 @@ def test_errors_of_run(forked: ProcessPoolExecutor) -> None:
     run(main())
 
 
+def test_run_where_the_executor_cancels_what_has_not_begun(forked: ProcessPoolExecutor) -> None:
+    async def main() -> None:
+        running = [forked.submit(tasks.sleep, 3600.0) for _ in range(2)]
+        while not all(future.running() for future in running):
+            await asyncio.sleep(0.001)
+        waiting = [asyncio.create_task(aio.run(tasks.square, x, executor=forked)) for x in range(8)]
+        while len(forked._driver.calls) < 10:
+            await asyncio.sleep(0.001)
+        forked.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises(concurrent.futures.CancelledError):
+            await waiting[-1]
+        await asyncio.to_thread(forked.kill_workers)
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    run(main())
+
+
 def test_bad_arguments_are_refused() -> None:
     async def main() -> None:
         for refused in (

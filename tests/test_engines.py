@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +20,8 @@ import parallelkit
 import parallelkit.driver
 from parallelkit import Failure
 from parallelkit.driver import Driver
+from parallelkit.engines.processes import worker
+from parallelkit.engines.processes.page import StatusPage
 
 
 def _interrupt() -> None:
@@ -215,3 +219,21 @@ def test_a_forked_child_leaves_the_pool_alone(start_method: str, tmp_path: Any) 
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.stdout == "closed\nclosed\nclosed\nclosed\n0 None [4]\n", done.stderr
     assert done.stderr == ""
+
+
+def test_a_worker_whose_owner_went_before_it_was_up_ends_without_a_word(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    mine, theirs = socket.socketpair()
+    page = StatusPage()
+    mine.close()
+    process = multiprocessing.get_context("fork").Process(
+        target=worker.main, args=(theirs, page, worker.Boot(say_ready=True))
+    )
+    process.start()
+    process.join()
+    theirs.close()
+    page.close_file()
+    page.close()
+    assert process.exitcode == -signal.SIGKILL
+    assert capfd.readouterr().err == ""

@@ -232,6 +232,12 @@ def test_a_cycle_is_walked_once() -> None:
     assert blame(cycle).path == "item[1]"
 
 
+def test_what_refuses_by_itself_is_to_blame_and_no_part_of_it() -> None:
+    with parallelkit.ProcessPoolExecutor(1) as executor, parallelkit.Pool(1) as pool:
+        assert blame([executor]).path == "item[0]"
+        assert blame(pool.map).path == "item.__self__"
+
+
 def test_the_search_ends_in_what_is_very_deep_and_very_wide() -> None:
     deep: Any = LOCK
     for _ in range(100):

@@ -82,8 +82,9 @@ async def run(
     `retry_on`. Keyword arguments of `fn` go into a `functools.partial`.
 
     Raises what `fn` raised; `TaskTimeoutError`, `WorkerDiedError` or `SerializationError` where that is what
-    the call came to; `ClosedError` (a RuntimeError) where the executor is shut down; TypeError and
-    ValueError for bad arguments.
+    the call came to; `ClosedError` (a RuntimeError) where the executor is shut down, and
+    `concurrent.futures.CancelledError` where that was done with `cancel_futures=True` before the call began
+    to run; TypeError and ValueError for bad arguments.
 
     >>> async def main():
     ...     return await run(pow, 2, 10, task_timeout=60)

@@ -359,11 +359,14 @@ class Driver:
 
     def _turn_or_sleep(self, call: Call, deadline: float | None) -> bool:
         """Drive one turn, or let another thread drive; False where the deadline has passed."""
-        if self._closed and not call.done:
+        if self._closed and not (call.pending or call.delivering):
             raise ClosedError("the pool was ended while this call was under way") from self._torn
         if deadline is not None and time.monotonic() >= deadline:
             return False
-        if self._may_drive():
+        if self._closed and not call.delivering:
+            self._hand_out()  # what there is of it; there will be no more
+            return True
+        if self._may_drive() and not self._closed:
             self._turn(deadline)
             return True
         self._waiting[call] = self._waiting.get(call, 0) + 1

@@ -158,6 +158,8 @@ class WorkerDiedError(ParallelKitError, BrokenProcessPool):
 
     def _end(self) -> str:
         if self.signal is not None:
+            if self.exitcode is None:  # it was not waited for: the task was given up with the signal
+                return f"was ended by this program, with {_signal_name(self.signal)}"
             end = f"was killed by {_signal_name(self.signal)}"
             if self.signal == signals.SIGKILL:
                 end += ", possibly by the out-of-memory killer: look at the kernel's log"

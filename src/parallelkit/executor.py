@@ -48,7 +48,9 @@ class TaskOptions(TypedDict, total=False):
     retry_on: RetryOn
 
 
-class ProcessPoolExecutor(standard.Executor):
+# A subclass, for programs that ask for that class, in `isinstance` or by their types. Nothing of the base but
+# its type is used: its constructor, which makes its queues, is not called, and each public method is ours.
+class ProcessPoolExecutor(standard.ProcessPoolExecutor):
     """Worker processes behind `submit` and `map`: `concurrent.futures.ProcessPoolExecutor`, and more.
 
     max_workers: how many workers at most; None: as many as this process may use CPUs. mp_context: as of
@@ -367,28 +369,21 @@ class ProcessPoolExecutor(standard.Executor):
         state = "open" if self._driver.takes_calls else "shut down"
         return f"<parallelkit.ProcessPoolExecutor {state} max_workers={self._max_workers}>"
 
-    # What programs use of concurrent.futures' although its name is private, and what they ask of its class
+    # What programs use of concurrent.futures' although its name is private; the base class has the types
 
     if not TYPE_CHECKING:
 
         @property
-        def __class__(self) -> type:
-            """For `isinstance(executor, concurrent.futures.ProcessPoolExecutor)`: adaptive asks that before
-            it looks at `_max_workers`. A subclass has attributes of its own, so it stays what it is.
-            """
-            return standard.ProcessPoolExecutor if type(self) is ProcessPoolExecutor else type(self)
+        def _processes(self) -> dict[int, BaseProcess]:
+            return {process.pid or 0: process for process in self._driver.processes}
 
-    @property
-    def _processes(self) -> dict[int, BaseProcess]:
-        return {process.pid or 0: process for process in self._driver.processes}
+        @property
+        def _broken(self) -> BaseException | bool:
+            return self._driver.broken or False
 
-    @property
-    def _broken(self) -> BaseException | bool:
-        return self._driver.broken or False
-
-    @property
-    def _shutdown_thread(self) -> bool:
-        return not self._driver.takes_calls
+        @property
+        def _shutdown_thread(self) -> bool:
+            return not self._driver.takes_calls
 
 
 class _Initializer:

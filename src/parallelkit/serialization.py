@@ -230,6 +230,7 @@ def _parts_of(obj: object) -> Iterable[tuple[str, object]]:
         if byvalue.cloudpickle() is not None:  # else it is the function itself that has no pickle
             yield from _parts_of_function(obj)
     elif not isinstance(obj, type):
+        obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # raises where it refuses by itself, for no part of it
         for name, value in list(getattr(obj, "__dict__", {}).items()):
             yield f".{name}", value
         for cls in type(obj).__mro__:

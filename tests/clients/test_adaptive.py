@@ -43,10 +43,10 @@ def test_blocking_runner(start_method: str, witness: Witness) -> None:
     check(found)
 
 
-def test_a_subclass_of_the_executor_with_ntasks(witness: Witness) -> None:
+def test_a_subclass_of_the_executor(witness: Witness) -> None:
     with Own(2) as executor:
         found = learner(Peak(witness))
-        adaptive.BlockingRunner(found, npoints_goal=30, executor=executor, ntasks=2)
+        adaptive.BlockingRunner(found, npoints_goal=30, executor=executor)
     check(found)
 
 

@@ -30,6 +30,7 @@ def four(a: int, b: str, c: bytes, d: float) -> str:
 def making() -> None:
     with ProcessPoolExecutor() as executor:
         assert_type(executor, ProcessPoolExecutor)
+        _of_the_standard_library: concurrent.futures.ProcessPoolExecutor = executor
     ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), label, (1, "a"), max_tasks_per_child=10)
     ProcessPoolExecutor(initializer=label, initargs=(1,))
     ProcessPoolExecutor(initializer=nothing)

@@ -87,12 +87,12 @@ def main(sock: socket.socket, page: StatusPage, boot: Boot, filters: list[Any] |
     if boot.logs is not None:
         boot.logs.install()
     channel = Channel(sock, page)
-    if boot.say_ready and not _initialize(boot, channel):
-        return
-    page.clock[UP] = time.monotonic()
-    page.words[PLACE] = LOADING_MARK  # of no chunk: who dies without it has never come up
-    loop = Loop(channel, page, boot.works)
     try:
+        if boot.say_ready and not _initialize(boot, channel):
+            return
+        page.clock[UP] = time.monotonic()
+        page.words[PLACE] = LOADING_MARK  # of no chunk: who dies without it has never come up
+        loop = Loop(channel, page, boot.works)
         loop.run()
         page.words[PEAK] = resources.peak_resident_set(os.getpid())
     except (EOFError, ConnectionError):
