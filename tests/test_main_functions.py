@@ -128,6 +128,12 @@ def initialize(value):
     state = value
 
 
+class Shop:
+    pass
+
+
+shop = Shop()
+limit = 10
 warm = parallelkit.Pool(1, initialize, (5,), start_method=sys.argv[-1])
 warm.map(abs, [1])
 
@@ -139,6 +145,15 @@ def above(x):
 assert warm.map(above, [1]) == [6]
 
 
+def is_open(x):
+    return shop is not None
+
+
+assert warm.map(is_open, [1]) == [True]
+shop = None
+assert warm.map(is_open, [1]) == [False]
+
+
 def work(x):
     return step(x) + limit
 
@@ -147,7 +162,6 @@ def step(x):
     return x
 
 
-limit = 10
 assert warm.map(work, [1]) == [11]
 assert warm.apply(work, (1,)) == 11
 
@@ -168,6 +182,9 @@ assert warm.map(work, [1]) == [1111]
 limit = 20
 assert warm.map(work, [1]) == [1121]
 assert warm.map(lambda x: work(x), [1]) == [1121]
+limit = 10  # the very object that a forked worker has been given by its fork
+assert warm.map(work, [1]) == [1111]
+assert warm.apply(work, (1,)) == 1111
 
 
 class Thing:

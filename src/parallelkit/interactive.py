@@ -16,7 +16,8 @@ initializer sets is there for the functions.
 2. A value is set in the worker where it is not the one that was set the last time. So what a worker has
    changed itself, as by an initializer, stays until the notebook changes it, too.
 3. A forked worker has `__main__` already. It is sent what is not the object that was there when the first of
-   them was forked. (Lists and the like that were changed in place are not seen, as with multiprocessing.)
+   them was forked, and what has been another one since. (Lists and the like that were changed in place are
+   not seen, as with multiprocessing.)
 4. Without cloudpickle a fresh interpreter fails to find the name, and says so. A forked worker would find the
    old function; so where that is not today's, it is refused here.
 """
@@ -140,12 +141,13 @@ class Mirror:
         self._reducers = reducers
         self._picklers = serialization.Picklers(reducers, by_value=lambda *_: None)
         #: For readers that are forks: what `__main__` had when the first was made.
-        self._inherited: dict[str, Callable[[], object]] | None = None
+        #: Whether a value is the one, by its name. Without what has been sent since.
+        self._inherited: dict[str, Callable[[object], bool]] | None = None
 
     def inherit(self) -> None:
         """The readers are forks of this process from now on."""
         if self._inherited is None:
-            self._inherited = {name: _holder(value) for name, value in vars(_main()).items()}
+            self._inherited = {name: _recognizer(value) for name, value in vars(_main()).items()}
 
     def dumps(self, obj: object, buffers: list[pickle.PickleBuffer]) -> bytes:
         """As `serialization.dumps`."""
@@ -179,7 +181,7 @@ class Mirror:
         """Whether the readers have inherited what `__main__` has under that name."""
         if self._inherited is None or name not in self._inherited:
             return False
-        return self._inherited[name]() is vars(_main())[name]
+        return self._inherited[name](vars(_main())[name])
 
     @staticmethod
     def _reached(names: list[str]) -> list[str]:
@@ -240,6 +242,8 @@ class Mirror:
         for other in pickler.names:
             used += self._define(other, found, under_way)
         found[name] = pickler.file.getvalue()
+        if self._inherited is not None:
+            self._inherited.pop(name, None)  # no reader that gets this has it any more
         return used
 
 
@@ -247,12 +251,13 @@ def _main() -> Any:
     return sys.modules["__main__"]
 
 
-def _holder(value: object) -> Callable[[], object]:
-    """Gives the value back while that is there; it is not kept alive where that can be helped."""
+def _recognizer(value: object) -> Callable[[object], bool]:
+    """Tells whether an object is `value`, which is not kept alive where that can be helped."""
     try:
-        return weakref.ref(value)
+        reference = weakref.ref(value)
     except TypeError:
-        return lambda: value
+        return lambda other: other is value
+    return lambda other: other is not None and reference() is other  # a dead one gives None
 
 
 def _uses(value: object) -> set[str]:
