@@ -376,6 +376,105 @@ def test_what_is_defined_anew_runs_anew_on_a_pool_that_is_up(start_method: str, 
     assert (done.stdout, done.stderr) == ("all changes were seen\n", "")
 
 
+#: What takes more than a function's code, or a class's attributes, to be sent by value.
+DEFINITIONS = """
+import functools
+import sys
+import traceback
+from typing import Callable, NewType, ParamSpec, TypeVarTuple
+from typing_extensions import TypeAliasType
+import parallelkit
+
+Name = NewType("Name", str)
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+Row = TypeAliasType("Row", dict[Name, int])
+
+
+def annotated(x: Name, call: Callable[P, int] = len, row: Row = None, *rest: *Ts) -> Name:
+    return Name(x)
+
+
+def types(x):
+    return annotated.__annotations__["x"] is Name, Name, P, Ts
+
+
+class Slotted:
+    __slots__ = ("__hidden", "value", "__weakref__")
+
+    def __init__(self, value):
+        self.value = self.__hidden = value
+
+    def hidden(self):
+        return self.__hidden
+
+
+class Late:
+    @functools.cached_property
+    def value(self):
+        return 5
+
+
+def make(x):
+    return Slotted(x)
+
+
+def fail(x):
+    raise KeyError(x)
+
+
+with parallelkit.Pool(1, start_method=sys.argv[-1]) as pool:
+    pool.map(abs, [1])
+    assert pool.map(annotated, ["a"]) == ["a"]
+    assert pool.map(types, [1]) == [(True, Name, P, Ts)]
+    [made] = pool.map(make, [1])
+    assert (type(made), made.value, made.hidden()) == (Slotted, 1, 1)
+    assert pool.map(Slotted.hidden, [made]) == [1]
+    assert pool.map(lambda x: Late().value, [1]) == [5]
+    for function in (fail, lambda x: fail(x)):
+        try:
+            pool.map(function, [1])
+        except KeyError as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            assert (frame.filename, frame.name) == ("<stdin>", "fail")
+print("all was sent")
+"""
+
+
+def test_what_functions_of_main_are_made_of_goes_along(start_method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    done = _run(["-", start_method], tmp_path, DEFINITIONS)
+    assert (done.stdout, done.stderr) == ("all was sent\n", "")
+
+
+IN_A_PACKAGE = """
+import sys
+import parallelkit
+
+
+def work(x):
+    from .other import step
+
+    return step(x)
+
+
+if __name__ == "__main__":
+    context = parallelkit.get_context(sys.argv[-1])
+    process = context.Process(target=work, args=(1,))
+    process.start()
+    print(parallelkit.pool_map(work, [1], start_method=sys.argv[-1]), process.result())
+"""
+
+
+def test_a_package_imports_from_itself_in_a_task(start_method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(IN_A_PACKAGE)
+    (tmp_path / "package" / "other.py").write_text("def step(x): return x + 1")
+    done = _run(["-m", "package", start_method], tmp_path)
+    assert (done.stdout, done.stderr) == ("[2] 2\n", "")
+
+
 DOCTEST = '''
 """
 >>> import parallelkit
