@@ -513,6 +513,90 @@ def test_doctest(runner: str, tmp_path: Path) -> None:
     assert re.search("5 passed" if runner == "doctest" else "1 passed", done.stdout), done.stdout
 
 
+CULPRITS = """
+import functools
+import sys
+import threading
+import parallelkit
+
+lock = threading.Lock()
+
+
+def locked(x):
+    with lock:
+        return x
+
+
+def above(x):
+    return locked(x)
+
+
+def nested(x):
+    return [lock.locked() for _ in range(x)]
+
+
+def keyword(x, *, lock=threading.Lock()):
+    return x
+
+
+class Box:
+    def get(self, x):
+        return locked(x)
+
+
+def run(pool, context):
+    inner = threading.Lock()
+    for function in (
+        locked, above, nested, keyword, Box().get, functools.partial(above),
+        lambda x: above(x), lambda x: [inner.locked() for _ in range(x)],
+    ):
+        try:
+            pool.map(function, [1])
+        except parallelkit.SerializationError as error:
+            print(error.path)
+        process = context.Process(target=function, args=(1,))
+        try:
+            process.start()
+        except parallelkit.SerializationError as error:
+            print(error.path)
+        else:
+            process.join()
+
+
+if __name__ == "__main__":
+    with parallelkit.Pool(1, start_method=sys.argv[-1]) as pool:
+        run(pool, parallelkit.get_context(sys.argv[-1]))
+"""
+#: Of each function there, the way to the lock.
+WAYS_TO_IT = [
+    "lock",
+    "locked.lock",
+    "lock",
+    "__kwdefaults__['lock']",
+    "__self__.__class__.get.locked.lock",
+    "func.locked.lock",
+    "above.locked.lock",
+    "inner",
+]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_what_a_function_uses_and_cannot_be_sent_is_named(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    done = _run(["-", method], tmp_path, CULPRITS)
+    assert done.stdout.splitlines() == [
+        f"{what}.{way}" for way in WAYS_TO_IT for what in ("function", "target")
+    ]
+    assert done.stderr == ""
+    # A script's functions are there in the worker.
+    (tmp_path / "script.py").write_text(CULPRITS)
+    done = _run(["script.py", method], tmp_path)
+    assert done.stdout.splitlines() == [
+        f"{what}.{way}" for way in WAYS_TO_IT[-2:] for what in ("function", "target")
+    ]
+    assert done.stderr == ""
+
+
 # Without cloudpickle
 
 

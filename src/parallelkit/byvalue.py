@@ -15,6 +15,7 @@ And a subclass can say which functions and classes of `__main__` go by name all 
 from __future__ import annotations
 
 import contextlib
+import dis
 import enum
 import functools
 import io
@@ -196,6 +197,19 @@ def main_name(obj: Any) -> str | None:
     except AttributeError:
         return None
     return path[0] if found is obj else None
+
+
+@functools.lru_cache(4096)
+def globals_of(code: CodeType) -> frozenset[str]:
+    """The global names that a function's code has, with those of the functions in it."""
+    names: set[str] = set()
+    for step in dis.get_instructions(code):
+        if "GLOBAL" in step.opname or step.opname == "LOAD_NAME":
+            names.add(step.argval)
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            names |= globals_of(part)
+    return frozenset(names)
 
 
 class _MainGlobals:

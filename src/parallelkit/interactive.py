@@ -24,8 +24,6 @@ initializer sets is there for the functions.
 
 from __future__ import annotations
 
-import dis
-import functools
 import hashlib
 import io
 import os
@@ -35,7 +33,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 from . import byvalue, serialization
@@ -272,7 +270,7 @@ def _uses(value: object) -> set[str]:
         seen.add(id(part))
         if isinstance(part, FunctionType):
             if part.__globals__ is vars(_main()):
-                names |= _globals_of(part.__code__)
+                names |= byvalue.globals_of(part.__code__)
             left += part.__defaults__ or ()
             left += (part.__kwdefaults__ or {}).values()
             for cell in part.__closure__ or ():
@@ -290,18 +288,6 @@ def _uses(value: object) -> set[str]:
         elif isinstance(part, property):
             left += (part.fget, part.fset, part.fdel)
     return names
-
-
-@functools.lru_cache(4096)
-def _globals_of(code: CodeType) -> frozenset[str]:
-    names: set[str] = set()
-    for step in dis.get_instructions(code):
-        if "GLOBAL" in step.opname or step.opname == "LOAD_NAME":
-            names.add(step.argval)
-    for part in code.co_consts:
-        if isinstance(part, CodeType):
-            names |= _globals_of(part)
-    return frozenset(names)
 
 
 class _Message:
