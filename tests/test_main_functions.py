@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 from conftest import START_METHODS
+
+from parallelkit import interactive
 
 PROGRAM = (Path(__file__).parent / "main_program.py").read_text()
 
@@ -763,3 +766,27 @@ def test_a_script_without_a_guard_fails_and_says_why(method: str, face: str, tmp
 def test_the_file_of_main_is_there_again_after_a_start(tmp_path: Path) -> None:
     program = "import parallelkit\nparallelkit.pool_map(abs, [1], start_method='spawn')\nprint(__file__)\n"
     assert _run([], tmp_path, program).stdout == f"<stdin>{os.linesep}"
+
+
+def test_a_forked_process_has_the_file_of_main(tmp_path: Path) -> None:
+    program = """
+import parallelkit
+process = parallelkit.get_context("fork").Process(target=lambda: __file__)
+process.start()
+print(process.result())
+"""
+    done = _run([], tmp_path, program)
+    assert (done.stdout, done.stderr) == ("<stdin>\n", "")
+
+
+def test_the_file_of_main_is_away_until_the_last_of_several_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(main, "__file__", "<stdin>", raising=False)
+    first, second = interactive.without_lost_file(), interactive.without_lost_file()
+    with contextlib.ExitStack() as stack:
+        first.__enter__()
+        stack.enter_context(second)
+        first.__exit__(None, None, None)
+        assert not hasattr(main, "__file__")
+    assert main.__file__ == "<stdin>"

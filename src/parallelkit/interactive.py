@@ -29,6 +29,7 @@ import io
 import os
 import pickle
 import sys
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -92,21 +93,41 @@ def dumps_by_value(obj: object, reducers: byvalue.Reducers) -> bytes:
 
 @contextmanager
 def without_lost_file() -> Iterator[None]:
-    """Have no child look for a file of `__main__` that is not there: multiprocessing would, and fail.
+    """Have no fresh interpreter look for a file of `__main__` that is not there: it would fail.
 
-    That of standard input is "<stdin>".
+    That of standard input is "<stdin>". What several threads start at once is started without it.
     """
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    lost = getattr(main, "__spec__", None) is None and isinstance(file, str) and not os.path.exists(file)
-    if not lost:
-        yield
-        return
-    del main.__file__  # type: ignore[union-attr]
+    global _without_file, _lost_file
+    main = vars(_main())
+    with _file_lock:
+        file = main.get("__file__")
+        if main.get("__spec__") is None and isinstance(file, str) and not os.path.exists(file):
+            _lost_file = main.pop("__file__")
+        _without_file += 1
     try:
         yield
     finally:
-        main.__file__ = file  # type: ignore[union-attr]
+        with _file_lock:
+            _without_file -= 1
+            if not _without_file and _lost_file is not None:
+                main["__file__"], _lost_file = _lost_file, None
+
+
+_file_lock = threading.Lock()
+_without_file = 0
+_lost_file: str | None = None
+
+
+def _forget_other_threads() -> None:
+    """In a forked child: the threads that were starting something are not there."""
+    global _file_lock, _without_file, _lost_file
+    _file_lock = threading.Lock()
+    _without_file = 0
+    if _lost_file is not None:
+        vars(_main())["__file__"], _lost_file = _lost_file, None
+
+
+os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 class _References(pickle.Pickler):
