@@ -384,7 +384,7 @@ DEFINITIONS = """
 import functools
 import sys
 import traceback
-from typing import Callable, NewType, ParamSpec, TypeVarTuple
+from typing import Callable, NamedTuple, NewType, ParamSpec, TypeVarTuple
 from typing_extensions import TypeAliasType
 import parallelkit
 
@@ -412,6 +412,11 @@ class Slotted:
         return self.__hidden
 
 
+class Pair(NamedTuple):
+    left: int
+    right: int = 2
+
+
 class Late:
     @functools.cached_property
     def value(self):
@@ -433,6 +438,8 @@ with parallelkit.Pool(1, start_method=sys.argv[-1]) as pool:
     [made] = pool.map(make, [1])
     assert (type(made), made.value, made.hidden()) == (Slotted, 1, 1)
     assert pool.map(Slotted.hidden, [made]) == [1]
+    [pair] = pool.map(Pair, [1])
+    assert (type(pair), pair.right) == (Pair, 2)
     assert pool.map(lambda x: Late().value, [1]) == [5]
     for function in (fail, lambda x: fail(x)):
         try:

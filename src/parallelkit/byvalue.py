@@ -94,13 +94,17 @@ def _class_over(base: Any) -> Any:
                 if obj not in _received:
                     _sent.add(obj)
                 make, arguments, *rest, set_state = reduced
-                if "__slots__" in vars(obj) and not issubclass(obj, enum.Enum):
+                if "__slots__" in vars(obj) and not issubclass(obj, _OWN_SLOTS):
                     kind, name, bases, namespace, *more = arguments
                     arguments = kind, name, bases, {**namespace, "__slots__": vars(obj)["__slots__"]}, *more
                 return (make, arguments, *rest, functools.partial(_set_class_state, set_state))
             return reduced
 
     return ByValuePickler
+
+
+#: Made in ways of their own: an Enum from its members; and a NamedTuple refuses to be given slots.
+_OWN_SLOTS = (enum.Enum, tuple)
 
 
 def _code(make: Callable[..., CodeType], arguments: tuple[Any, ...], file: str) -> CodeType:
