@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 from conftest import START_METHODS
+
+from parallelkit import interactive
 
 PROGRAM = (Path(__file__).parent / "main_program.py").read_text()
 
@@ -128,6 +131,12 @@ def initialize(value):
     state = value
 
 
+class Shop:
+    pass
+
+
+shop = Shop()
+limit = 10
 warm = parallelkit.Pool(1, initialize, (5,), start_method=sys.argv[-1])
 warm.map(abs, [1])
 
@@ -139,6 +148,15 @@ def above(x):
 assert warm.map(above, [1]) == [6]
 
 
+def is_open(x):
+    return shop is not None
+
+
+assert warm.map(is_open, [1]) == [True]
+shop = None
+assert warm.map(is_open, [1]) == [False]
+
+
 def work(x):
     return step(x) + limit
 
@@ -147,7 +165,6 @@ def step(x):
     return x
 
 
-limit = 10
 assert warm.map(work, [1]) == [11]
 assert warm.apply(work, (1,)) == 11
 
@@ -168,6 +185,9 @@ assert warm.map(work, [1]) == [1111]
 limit = 20
 assert warm.map(work, [1]) == [1121]
 assert warm.map(lambda x: work(x), [1]) == [1121]
+limit = 10  # the very object that a forked worker has been given by its fork
+assert warm.map(work, [1]) == [1111]
+assert warm.apply(work, (1,)) == 1111
 
 
 class Thing:
@@ -359,6 +379,112 @@ def test_what_is_defined_anew_runs_anew_on_a_pool_that_is_up(start_method: str, 
     assert (done.stdout, done.stderr) == ("all changes were seen\n", "")
 
 
+#: What takes more than a function's code, or a class's attributes, to be sent by value.
+DEFINITIONS = """
+import functools
+import sys
+import traceback
+from typing import Callable, NamedTuple, NewType, ParamSpec, TypeVarTuple
+from typing_extensions import TypeAliasType
+import parallelkit
+
+Name = NewType("Name", str)
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+Row = TypeAliasType("Row", dict[Name, int])
+
+
+def annotated(x: Name, call: Callable[P, int] = len, row: Row = None, *rest: *Ts) -> Name:
+    return Name(x)
+
+
+def types(x):
+    return annotated.__annotations__["x"] is Name, Name, P, Ts
+
+
+class Slotted:
+    __slots__ = ("__hidden", "value", "__weakref__")
+
+    def __init__(self, value):
+        self.value = self.__hidden = value
+
+    def hidden(self):
+        return self.__hidden
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int = 2
+
+
+class Late:
+    @functools.cached_property
+    def value(self):
+        return 5
+
+
+def make(x):
+    return Slotted(x)
+
+
+def fail(x):
+    raise KeyError(x)
+
+
+with parallelkit.Pool(1, start_method=sys.argv[-1]) as pool:
+    pool.map(abs, [1])
+    assert pool.map(annotated, ["a"]) == ["a"]
+    assert pool.map(types, [1]) == [(True, Name, P, Ts)]
+    [made] = pool.map(make, [1])
+    assert (type(made), made.value, made.hidden()) == (Slotted, 1, 1)
+    assert pool.map(Slotted.hidden, [made]) == [1]
+    [pair] = pool.map(Pair, [1])
+    assert (type(pair), pair.right) == (Pair, 2)
+    assert pool.map(lambda x: Late().value, [1]) == [5]
+    for function in (fail, lambda x: fail(x)):
+        try:
+            pool.map(function, [1])
+        except KeyError as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            assert (frame.filename, frame.name) == ("<stdin>", "fail")
+print("all was sent")
+"""
+
+
+def test_what_functions_of_main_are_made_of_goes_along(start_method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    done = _run(["-", start_method], tmp_path, DEFINITIONS)
+    assert (done.stdout, done.stderr) == ("all was sent\n", "")
+
+
+IN_A_PACKAGE = """
+import sys
+import parallelkit
+
+
+def work(x):
+    from .other import step
+
+    return step(x)
+
+
+if __name__ == "__main__":
+    context = parallelkit.get_context(sys.argv[-1])
+    process = context.Process(target=work, args=(1,))
+    process.start()
+    print(parallelkit.pool_map(work, [1], start_method=sys.argv[-1]), process.result())
+"""
+
+
+def test_a_package_imports_from_itself_in_a_task(start_method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(IN_A_PACKAGE)
+    (tmp_path / "package" / "other.py").write_text("def step(x): return x + 1")
+    done = _run(["-m", "package", start_method], tmp_path)
+    assert (done.stdout, done.stderr) == ("[2] 2\n", "")
+
+
 DOCTEST = '''
 """
 >>> import parallelkit
@@ -395,6 +521,90 @@ def test_doctest(runner: str, tmp_path: Path) -> None:
     done = _run(["-m", runner, *options, "lesson.py"], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search("5 passed" if runner == "doctest" else "1 passed", done.stdout), done.stdout
+
+
+CULPRITS = """
+import functools
+import sys
+import threading
+import parallelkit
+
+lock = threading.Lock()
+
+
+def locked(x):
+    with lock:
+        return x
+
+
+def above(x):
+    return locked(x)
+
+
+def nested(x):
+    return [lock.locked() for _ in range(x)]
+
+
+def keyword(x, *, lock=threading.Lock()):
+    return x
+
+
+class Box:
+    def get(self, x):
+        return locked(x)
+
+
+def run(pool, context):
+    inner = threading.Lock()
+    for function in (
+        locked, above, nested, keyword, Box().get, functools.partial(above),
+        lambda x: above(x), lambda x: [inner.locked() for _ in range(x)],
+    ):
+        try:
+            pool.map(function, [1])
+        except parallelkit.SerializationError as error:
+            print(error.path)
+        process = context.Process(target=function, args=(1,))
+        try:
+            process.start()
+        except parallelkit.SerializationError as error:
+            print(error.path)
+        else:
+            process.join()
+
+
+if __name__ == "__main__":
+    with parallelkit.Pool(1, start_method=sys.argv[-1]) as pool:
+        run(pool, parallelkit.get_context(sys.argv[-1]))
+"""
+#: Of each function there, the way to the lock.
+WAYS_TO_IT = [
+    "lock",
+    "locked.lock",
+    "lock",
+    "__kwdefaults__['lock']",
+    "__self__.__class__.get.locked.lock",
+    "func.locked.lock",
+    "above.locked.lock",
+    "inner",
+]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_what_a_function_uses_and_cannot_be_sent_is_named(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    done = _run(["-", method], tmp_path, CULPRITS)
+    assert done.stdout.splitlines() == [
+        f"{what}.{way}" for way in WAYS_TO_IT for what in ("function", "target")
+    ]
+    assert done.stderr == ""
+    # A script's functions are there in the worker.
+    (tmp_path / "script.py").write_text(CULPRITS)
+    done = _run(["script.py", method], tmp_path)
+    assert done.stdout.splitlines() == [
+        f"{what}.{way}" for way in WAYS_TO_IT[-2:] for what in ("function", "target")
+    ]
+    assert done.stderr == ""
 
 
 # Without cloudpickle
@@ -563,3 +773,27 @@ def test_a_script_without_a_guard_fails_and_says_why(method: str, face: str, tmp
 def test_the_file_of_main_is_there_again_after_a_start(tmp_path: Path) -> None:
     program = "import parallelkit\nparallelkit.pool_map(abs, [1], start_method='spawn')\nprint(__file__)\n"
     assert _run([], tmp_path, program).stdout == f"<stdin>{os.linesep}"
+
+
+def test_a_forked_process_has_the_file_of_main(tmp_path: Path) -> None:
+    program = """
+import parallelkit
+process = parallelkit.get_context("fork").Process(target=lambda: __file__)
+process.start()
+print(process.result())
+"""
+    done = _run([], tmp_path, program)
+    assert (done.stdout, done.stderr) == ("<stdin>\n", "")
+
+
+def test_the_file_of_main_is_away_until_the_last_of_several_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(main, "__file__", "<stdin>", raising=False)
+    first, second = interactive.without_lost_file(), interactive.without_lost_file()
+    with contextlib.ExitStack() as stack:
+        first.__enter__()
+        stack.enter_context(second)
+        first.__exit__(None, None, None)
+        assert not hasattr(main, "__file__")
+    assert main.__file__ == "<stdin>"

@@ -16,25 +16,25 @@ initializer sets is there for the functions.
 2. A value is set in the worker where it is not the one that was set the last time. So what a worker has
    changed itself, as by an initializer, stays until the notebook changes it, too.
 3. A forked worker has `__main__` already. It is sent what is not the object that was there when the first of
-   them was forked. (Lists and the like that were changed in place are not seen, as with multiprocessing.)
+   them was forked, and what has been another one since. (Lists and the like that were changed in place are
+   not seen, as with multiprocessing.)
 4. Without cloudpickle a fresh interpreter fails to find the name, and says so. A forked worker would find the
    old function; so where that is not today's, it is refused here.
 """
 
 from __future__ import annotations
 
-import dis
-import functools
 import hashlib
 import io
 import os
 import pickle
 import sys
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 from . import byvalue, serialization
@@ -93,21 +93,41 @@ def dumps_by_value(obj: object, reducers: byvalue.Reducers) -> bytes:
 
 @contextmanager
 def without_lost_file() -> Iterator[None]:
-    """Have no child look for a file of `__main__` that is not there: multiprocessing would, and fail.
+    """Have no fresh interpreter look for a file of `__main__` that is not there: it would fail.
 
-    That of standard input is "<stdin>".
+    That of standard input is "<stdin>". What several threads start at once is started without it.
     """
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    lost = getattr(main, "__spec__", None) is None and isinstance(file, str) and not os.path.exists(file)
-    if not lost:
-        yield
-        return
-    del main.__file__  # type: ignore[union-attr]
+    global _without_file, _lost_file
+    main = vars(_main())
+    with _file_lock:
+        file = main.get("__file__")
+        if main.get("__spec__") is None and isinstance(file, str) and not os.path.exists(file):
+            _lost_file = main.pop("__file__")
+        _without_file += 1
     try:
         yield
     finally:
-        main.__file__ = file  # type: ignore[union-attr]
+        with _file_lock:
+            _without_file -= 1
+            if not _without_file and _lost_file is not None:
+                main["__file__"], _lost_file = _lost_file, None
+
+
+_file_lock = threading.Lock()
+_without_file = 0
+_lost_file: str | None = None
+
+
+def _forget_other_threads() -> None:
+    """In a forked child: the threads that were starting something are not there."""
+    global _file_lock, _without_file, _lost_file
+    _file_lock = threading.Lock()
+    _without_file = 0
+    if _lost_file is not None:
+        vars(_main())["__file__"], _lost_file = _lost_file, None
+
+
+os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 class _References(pickle.Pickler):
@@ -140,12 +160,13 @@ class Mirror:
         self._reducers = reducers
         self._picklers = serialization.Picklers(reducers, by_value=lambda *_: None)
         #: For readers that are forks: what `__main__` had when the first was made.
-        self._inherited: dict[str, Callable[[], object]] | None = None
+        #: Whether a value is the one, by its name. Without what has been sent since.
+        self._inherited: dict[str, Callable[[object], bool]] | None = None
 
     def inherit(self) -> None:
         """The readers are forks of this process from now on."""
         if self._inherited is None:
-            self._inherited = {name: _holder(value) for name, value in vars(_main()).items()}
+            self._inherited = {name: _recognizer(value) for name, value in vars(_main()).items()}
 
     def dumps(self, obj: object, buffers: list[pickle.PickleBuffer]) -> bytes:
         """As `serialization.dumps`."""
@@ -179,7 +200,7 @@ class Mirror:
         """Whether the readers have inherited what `__main__` has under that name."""
         if self._inherited is None or name not in self._inherited:
             return False
-        return self._inherited[name]() is vars(_main())[name]
+        return self._inherited[name](vars(_main())[name])
 
     @staticmethod
     def _reached(names: list[str]) -> list[str]:
@@ -240,6 +261,8 @@ class Mirror:
         for other in pickler.names:
             used += self._define(other, found, under_way)
         found[name] = pickler.file.getvalue()
+        if self._inherited is not None:
+            self._inherited.pop(name, None)  # no reader that gets this has it any more
         return used
 
 
@@ -247,12 +270,13 @@ def _main() -> Any:
     return sys.modules["__main__"]
 
 
-def _holder(value: object) -> Callable[[], object]:
-    """Gives the value back while that is there; it is not kept alive where that can be helped."""
+def _recognizer(value: object) -> Callable[[object], bool]:
+    """Tells whether an object is `value`, which is not kept alive where that can be helped."""
     try:
-        return weakref.ref(value)
+        reference = weakref.ref(value)
     except TypeError:
-        return lambda: value
+        return lambda other: other is value
+    return lambda other: other is not None and reference() is other  # a dead one gives None
 
 
 def _uses(value: object) -> set[str]:
@@ -267,7 +291,7 @@ def _uses(value: object) -> set[str]:
         seen.add(id(part))
         if isinstance(part, FunctionType):
             if part.__globals__ is vars(_main()):
-                names |= _globals_of(part.__code__)
+                names |= byvalue.globals_of(part.__code__)
             left += part.__defaults__ or ()
             left += (part.__kwdefaults__ or {}).values()
             for cell in part.__closure__ or ():
@@ -285,18 +309,6 @@ def _uses(value: object) -> set[str]:
         elif isinstance(part, property):
             left += (part.fget, part.fset, part.fdel)
     return names
-
-
-@functools.lru_cache(4096)
-def _globals_of(code: CodeType) -> frozenset[str]:
-    names: set[str] = set()
-    for step in dis.get_instructions(code):
-        if "GLOBAL" in step.opname or step.opname == "LOAD_NAME":
-            names.add(step.argval)
-    for part in code.co_consts:
-        if isinstance(part, CodeType):
-            names |= _globals_of(part)
-    return frozenset(names)
 
 
 class _Message:

@@ -370,9 +370,10 @@ def dumps_for_child(obj: object, what: str) -> bytes:
     """
     popen: Any = get_spawning_popen()
     noted = len(popen._fds)
+    attempt: Callable[..., Any] = reduction.ForkingPickler.dumps
     try:
         try:
-            data = bytes(reduction.ForkingPickler.dumps(obj))
+            data = bytes(attempt(obj))
         except Exception:
             if byvalue.cloudpickle() is None:
                 raise
@@ -380,9 +381,10 @@ def dumps_for_child(obj: object, what: str) -> bytes:
             if not interactive.needs_definitions(data):
                 return data
         del popen._fds[noted:]  # the descriptors that are to be sent are noted anew
-        return interactive.dumps_by_value(obj, _REDUCERS)
+        attempt = functools.partial(interactive.dumps_by_value, reducers=_REDUCERS)
+        return bytes(attempt(obj))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise serialization.error(what, None, error) from error
+        raise serialization.error(what, obj, error, attempt=lambda part, _: attempt(part)) from error
 
 
 def _fail(failure: Exception) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import inspect
 import pickle
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, TypeAlias
@@ -136,20 +135,25 @@ def keeper(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer]
     return in_band
 
 
-def error(what: str, obj: object, cause: BaseException, *, index: int | None = None) -> SerializationError:
+def error(
+    what: str, obj: object, cause: BaseException, *, index: int | None = None, attempt: Dumps | None = None
+) -> SerializationError:
     """The error that says what of `obj` could not be sent or read, and why.
 
     `obj` is None where only `cause` is known; of an initializer, a tuple of it and its arguments; of a
-    single call, a tuple of its arguments and its keyword arguments.
+    single call, a tuple of its arguments and its keyword arguments, or a process. `attempt` is what
+    failed, where that was not `dumps`.
 
     >>> print(error("item", {"f": [1, (n for n in "ab")]}, TypeError("no")).path)
     item['f'][1]
     """
     path = what
     if obj is not None:
-        path += _culprit(obj)
-    if what in _PARTS:
-        path = re.sub(rf"^{what}\[([01])\]", lambda found: _PARTS[what][int(found[1])], path)
+        path += _culprit(obj, attempt)
+    for inner, name in _PARTS.items():
+        if path.startswith(inner):
+            path = name + path.removeprefix(inner)
+            break
     reason = f"{type(cause).__name__}: {text_of(cause)}"
     if what == "result":
         made: SerializationError = ResultError(
@@ -161,13 +165,21 @@ def error(what: str, obj: object, cause: BaseException, *, index: int | None = N
     return made
 
 
-#: What is sent as a tuple of two, which the caller gave apart.
-_PARTS = {"initializer": ("initializer", "initargs"), "call": ("args", "kwds")}
+#: What is sent as one, and what its parts are to the caller.
+_PARTS = {
+    "initializer[0]": "initializer",
+    "initializer[1]": "initargs",
+    "call[0]": "args",
+    "call[1]": "kwds",
+    "call._target": "target",
+    "call._args": "args",
+    "call._kwargs": "kwargs",
+}
 
 
-def _fails(obj: object) -> bool:
+def _fails(obj: object, attempt: Callable[..., object]) -> bool:
     try:
-        dumps(obj, [])
+        attempt(obj, [])
     except KeyboardInterrupt:
         raise
     except BaseException:  # an object's own methods may raise anything
@@ -175,17 +187,19 @@ def _fails(obj: object) -> bool:
     return False
 
 
-def _culprit(root: object) -> str:
+def _culprit(root: object, attempt: Callable[..., object] | None) -> str:
     """The way from `root` to the innermost part that fails to pickle."""
     path, obj = "", root
     seen = {id(root)}
     left = _SEARCH_MOST
     for _ in range(_SEARCH_DEPTH):
+        if attempt in (None, dumps) and type(obj) is FunctionType:
+            attempt = _by_value  # as it failed by name, what it uses of `__main__` goes by value, too
         for step, part in _parts(obj):
             left -= 1
             if left < 0:
                 return path
-            if type(part) in _ATOMS or id(part) in seen or not _fails(part):
+            if type(part) in _ATOMS or id(part) in seen or not _fails(part, attempt or dumps):
                 continue
             seen.add(id(part))
             path, obj = path + step, part
@@ -229,7 +243,10 @@ def _parts_of(obj: object) -> Iterable[tuple[str, object]]:
     elif isinstance(obj, FunctionType):
         if byvalue.cloudpickle() is not None:  # else it is the function itself that has no pickle
             yield from _parts_of_function(obj)
-    elif not isinstance(obj, type):
+    elif isinstance(obj, type):
+        if byvalue.cloudpickle() is not None:
+            yield from _parts_of_class(obj)
+    else:
         obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # raises where it refuses by itself, for no part of it
         for name, value in list(getattr(obj, "__dict__", {}).items()):
             yield f".{name}", value
@@ -238,15 +255,35 @@ def _parts_of(obj: object) -> Iterable[tuple[str, object]]:
             for name in (slots,) if isinstance(slots, str) else tuple(slots):
                 if hasattr(obj, name):
                     yield f".{name}", getattr(obj, name)
+        if byvalue.cloudpickle() is not None:
+            yield ".__class__", type(obj)
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
     """What cloudpickle sends along with a function."""
-    names = inspect.getclosurevars(function)
-    for name, value in [*names.nonlocals.items(), *names.globals.items()]:
-        yield f".{name}", value
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it is empty as yet
+            yield f".{name}", cell.cell_contents
+    for name in sorted(byvalue.globals_of(function.__code__)):
+        if name in function.__globals__:
+            yield f".{name}", function.__globals__[name]
     for at, value in enumerate(function.__defaults__ or ()):
         yield f".__defaults__[{at}]", value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f".__kwdefaults__[{name!r}]", value
+
+
+def _parts_of_class(cls: type) -> Iterator[tuple[str, object]]:
+    """What cloudpickle sends along with a class."""
+    for name, value in list(vars(cls).items()):
+        if isinstance(value, (staticmethod, classmethod)):
+            yield f".{name}", value.__func__
+        elif isinstance(value, property):
+            yield f".{name}", value.fget
+        elif isinstance(value, FunctionType) or not name.startswith("__"):
+            yield f".{name}", value
+    for base in cls.__bases__:
+        yield f".__bases__[{base.__name__}]", base
 
 
 def shortened(obj: object, most: int = 40) -> str:

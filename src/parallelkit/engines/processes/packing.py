@@ -22,7 +22,7 @@ class Definition:
         try:
             self._data, self._raw = _pickled(dumps, work.function)
         except BaseException as error:
-            raise serialization.error("function", work.function, error) from error
+            raise serialization.error("function", work.function, error, attempt=dumps) from error
         self._style = work.style
         self.shared: SharedBuffers | None = None
         if sum(view.nbytes for view in self._raw) >= LEAST:
@@ -85,7 +85,7 @@ def _item_piece(
         raise
     except BaseException as error:
         what = "call" if index is None else "item"
-        failure = serialization.error(what, item, error, index=index)
+        failure = serialization.error(what, item, error, index=index, attempt=dumps)
         return (None, tracebacks.dumps(failure)), []
 
 

@@ -219,6 +219,6 @@ def pickled_settings(
     except RuntimeError as error:
         if "inheritance" in str(error):  # `multiprocessing.context.assert_spawning`
             return None
-        raise serialization.error("initializer", (initializer, initargs), error) from error
+        raise serialization.error("initializer", (initializer, initargs), error, attempt=dumps) from error
     except Exception as error:
-        raise serialization.error("initializer", (initializer, initargs), error) from error
+        raise serialization.error("initializer", (initializer, initargs), error, attempt=dumps) from error
