@@ -1,8 +1,9 @@
-"""Sends functions and classes of a `__main__` that a fresh interpreter cannot run again.
+"""Sends functions and classes of a `__main__` that a fresh interpreter cannot run again, or is not to.
 
-A notebook's `__main__`, say, or that of `python -c`, of standard input, of a package or a zip file. Pickle
-refers to what it has by name, which means nothing elsewhere. With cloudpickle, a pickle that refers to it
-brings along what it refers to, and what that uses, and sets it in the reader's own `__main__`:
+A notebook's `__main__`, say, or that of `python -c`, of standard input, of a package or a zip file; or any
+one, with `ProcessesEngine(import_main=False)`. Pickle refers to what it has by name, which means nothing
+elsewhere. With cloudpickle, a pickle that refers to it brings along what it refers to, and what that uses,
+and sets it in the reader's own `__main__`:
 
     in the notebook                          in the worker
       def helper(x): return x * factor         main.factor = 3, main.helper = <function>
