@@ -352,6 +352,16 @@ def test_functions_with_a_lock_cannot_be_sent() -> None:
         assert not interactive.can_be_sent(function), function
 
 
+def test_code_keeps_the_name_of_its_file() -> None:
+    pytest.importorskip("cloudpickle")
+    main = byvalue.main_pickler()
+    main.dump(lambda: lambda: 0)
+    for data in (byvalue.dumps(lambda: lambda: 0), main.file.getvalue()):
+        assert data is not None
+        function = pickle.loads(data)
+        assert [each.__code__.co_filename for each in (function, function())] == [__file__] * 2
+
+
 def test_a_lambda_can_be_sent_with_cloudpickle_only(monkeypatch: pytest.MonkeyPatch) -> None:
     if byvalue.cloudpickle() is not None:
         assert interactive.can_be_sent(lambda: 0)

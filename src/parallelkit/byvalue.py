@@ -2,8 +2,9 @@
 
 What this adds to cloudpickle's own pickler: a class that comes back to the process that made it is the one
 that is there, as it is. (cloudpickle sets its attributes to the copies that went through the other process,
-whose methods see no global of this one any more.) And a subclass can say which functions and classes of
-`__main__` go by name all the same; see `interactive`.
+whose methods see no global of this one any more.) Code keeps the name of its file, so that tracebacks show
+its lines. (cloudpickle 3.1 has "<dynamic-code>" in its place.) And a subclass can say which functions and
+classes of `__main__` go by name all the same; see `interactive`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
 #: The classes that were sent from here, and those that came here. A class is in one of them at the most.
@@ -73,6 +74,9 @@ def pickler_class() -> Any:
 def _class_over(base: Any) -> Any:
     class ByValuePickler(base):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is CodeType:
+                make, arguments = self.dispatch_table[CodeType](obj)
+                return _make_code, (make, arguments, obj.co_filename)
             reduced = super().reducer_override(obj)
             if isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) == 6:
                 if obj not in _received:
@@ -82,6 +86,10 @@ def _class_over(base: Any) -> Any:
             return reduced
 
     return ByValuePickler
+
+
+def _make_code(make: Callable[..., CodeType], arguments: tuple[Any, ...], filename: str) -> CodeType:
+    return make(*arguments).replace(co_filename=filename)
 
 
 def _set_class_state(set_state: Callable[[type, Any], object], cls: type, state: Any) -> None:
