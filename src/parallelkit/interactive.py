@@ -236,7 +236,10 @@ class Mirror:
         # Who refers to each other cannot both be first: the one that is under way goes along.
         under_way = (*under_way, name)
         pickler = byvalue.main_pickler(under_way, reducers=self._reducers)
-        pickler.dump(vars(_main())[name])
+        try:
+            pickler.dump(vars(_main())[name])
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise pickle.PicklingError(f"{name} of __main__: {error}") from error
         used = list(pickler.globals)
         for other in pickler.names:
             used += self._define(other, found, under_way)
