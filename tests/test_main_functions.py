@@ -597,6 +597,7 @@ if sys.argv[1] == "forkserver":
 
 @pytest.mark.parametrize("method", START_METHODS)
 def test_an_engine_that_does_not_import_main_sends_what_is_used_of_it(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
     (tmp_path / "script.py").write_text(WITHOUT_MAIN)
     done = _run(["script.py", method], tmp_path)
     assert (done.stdout, done.stderr) == (f"[(True, 10)]{os.linesep}", "")
