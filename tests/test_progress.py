@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import parallelkit
-from parallelkit.progress import Guarded, Reporter, make_reporter
+from parallelkit.progress import Guarded, Reporter, _bar, make_reporter
 
 #: A program that prints what an expression comes to.
 PROGRAM = """
@@ -265,6 +265,15 @@ def test_a_bar_in_a_notebook_without_widgets(total: int | None, monkeypatch: pyt
     assert parallelkit.pool_map(abs, items, progress=True) == [1, 2, 3]
     assert shown.getvalue().endswith("\n")
     assert ("3/3" if total else "3it") in shown.getvalue().split("\r")[-1]
+
+
+def test_bars_of_several_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    first, second = _bar(3), _bar(3)
+    assert first.get_lock() is second.get_lock()
+    second.close()
+    first.close()
 
 
 def test_the_programs_settings_of_tqdm_stay(monkeypatch: pytest.MonkeyPatch) -> None:
