@@ -229,6 +229,7 @@ def test_wrong_options_are_refused(option: str, value: Any, error: type[Exceptio
         pytest.raises(error, match=option),
     ):
         Parallel()([delayed(abs)(1)])
+    assert not integration._kept
 
 
 @pytest.mark.parametrize("seconds", [None, float("inf")])

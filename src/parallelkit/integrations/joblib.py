@@ -240,7 +240,11 @@ class _Workers:
         """Have an executor; it starts its workers when there is work."""
         with self._lock:
             if self._executor is None:
-                self._executor = self._make()
+                try:
+                    self._executor = self._make()
+                except BaseException:
+                    self.close()  # nothing is kept of options that are refused
+                    raise
                 _open.add(self)
                 _kept.setdefault(self._key, self)
 
