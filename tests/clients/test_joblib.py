@@ -202,8 +202,11 @@ def test_an_error_names_its_batch() -> None:
     with pytest.raises(OwnError) as caught:
         Parallel(batch_size=2)(delayed(fail)(3) for _ in range(8))
     assert caught.value.__notes__ == ["parallelkit: in the call of fail and 1 more"]
-    with pytest.raises(parallelkit.SerializationError, match=r"at args\[0\]\.items\[0\]\[1\]\[0\]"):
+    with pytest.raises(
+        parallelkit.SerializationError, match=r"at args\[0\]\.items\[0\]\[1\]\[0\]"
+    ) as refused:
         Parallel()([delayed(abs)(threading.Lock())])
+    assert refused.value.__notes__ == ["parallelkit: in the call of abs"]
 
 
 @pytest.mark.usefixtures("backend")

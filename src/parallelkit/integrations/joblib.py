@@ -45,6 +45,7 @@ from joblib._parallel_backends import (
 from .. import options as checks
 from .. import threadlimits
 from ..engines import ProcessesEngine
+from ..errors import SerializationError
 from ..executor import ProcessPoolExecutor
 
 __all__ = ["register", "shutdown"]
@@ -389,7 +390,7 @@ class _WorkerTraceback(Exception):
 
 def _keep_frames(error: BaseException) -> None:
     frames = error.__traceback__
-    if frames is None:
+    if frames is None or isinstance(error, SerializationError):  # those are ours, and no task's
         return
     if error.__cause__ is None:
         cause = _WorkerTraceback().with_traceback(frames)
