@@ -770,6 +770,49 @@ def test_a_script_without_a_guard_fails_and_says_why(method: str, face: str, tmp
         assert "ProcessDiedError" in done.stderr
 
 
+WITHOUT_MAIN = """
+import sys
+from parallelkit import ProcessPoolExecutor
+from parallelkit.engines import ProcessesEngine
+
+
+class Thing:
+    def __init__(self, x):
+        self.x = x
+
+
+factor = 1
+
+
+def begin(thing):
+    global factor
+    factor = thing.x
+
+
+def work(thing):
+    return Thing(thing.x * factor)
+
+
+engine = ProcessesEngine(import_main=False)
+with ProcessPoolExecutor(
+    1, start_method=sys.argv[1], engine=engine, initializer=begin, initargs=(Thing(5),)
+) as pool:
+    print([(type(thing) is Thing, thing.x) for thing in pool.map(work, [Thing(2)])])
+if sys.argv[1] == "forkserver":
+    from multiprocessing import forkserver  # which would import it, where Python's has no fault
+
+    assert "__main__" not in forkserver._forkserver._preload_modules
+"""
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_an_engine_that_does_not_import_main_sends_what_is_used_of_it(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "script.py").write_text(WITHOUT_MAIN)
+    done = _run(["script.py", method], tmp_path)
+    assert (done.stdout, done.stderr) == (f"[(True, 10)]{os.linesep}", "")
+
+
 def test_the_file_of_main_is_there_again_after_a_start(tmp_path: Path) -> None:
     program = "import parallelkit\nparallelkit.pool_map(abs, [1], start_method='spawn')\nprint(__file__)\n"
     assert _run([], tmp_path, program).stdout == f"<stdin>{os.linesep}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import pty
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import parallelkit
-from parallelkit.progress import Guarded, Reporter, make_reporter
+from parallelkit.progress import Guarded, Reporter, _bar, make_reporter
 
 #: A program that prints what an expression comes to.
 PROGRAM = """
@@ -266,6 +267,15 @@ def test_a_bar_in_a_notebook_without_widgets(total: int | None, monkeypatch: pyt
     assert ("3/3" if total else "3it") in shown.getvalue().split("\r")[-1]
 
 
+def test_bars_of_several_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    first, second = _bar(3), _bar(3)
+    assert first.get_lock() is second.get_lock()
+    second.close()
+    first.close()
+
+
 def test_the_programs_settings_of_tqdm_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     from tqdm.std import tqdm
 
@@ -389,6 +399,18 @@ def test_an_object_is_closed_where_the_call_is_left_early(engine: dict[str, Any]
     assert counter.closed == 1
 
 
+def test_an_object_is_closed_where_there_is_no_item() -> None:
+    counters = [Counter() for _ in range(5)]
+    none: list[int] = []
+    assert parallelkit.pool_map(abs, none, progress=counters[0]) == []
+    assert list(parallelkit.pool_imap(abs, none, progress=counters[1])) == []
+    assert asyncio.run(parallelkit.aio.pool_map(abs, none, progress=counters[2])) == []
+    with parallelkit.Pool(1) as pool:
+        assert pool.map(abs, none, progress=counters[3]) == []
+        assert list(pool.imap(abs, none, progress=counters[4])) == []
+    assert [counter.closed for counter in counters] == [1] * 5
+
+
 def test_an_object_with_a_postfix_is_told_of_failures(engine: dict[str, Any]) -> None:
     told: list[int] = []
 
@@ -410,6 +432,9 @@ def test_the_failure_of_an_item_comes_before_that_of_the_object() -> None:
 
     with pytest.raises(ValueError, match="three"):
         parallelkit.pool_map(tasks.fail_on_three, [3], progress=Broken())
+    with pytest.raises(ExceptionGroup) as caught:
+        list(parallelkit.pool_imap(tasks.fail_on_three, [3], errors="group", progress=Broken()))
+    assert caught.group_contains(ValueError, match="three")
 
 
 def test_guarded_keeps_the_first_error_and_tells_no_more() -> None:

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -356,6 +357,25 @@ def test_functions_with_a_lock_cannot_be_sent() -> None:
     ]
     for function in functions:
         assert not interactive.can_be_sent(function), function
+
+
+def test_the_error_names_the_global_of_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cloudpickle")
+    main = types.ModuleType("__main__")
+    exec("import threading\nLOCK = threading.Lock()\ndef work():\n    return LOCK", vars(main))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with pytest.raises(pickle.PicklingError, match=r"^LOCK of __main__: cannot pickle"):
+        interactive.Mirror().dumps(main.work, [])
+
+
+def test_code_keeps_the_name_of_its_file() -> None:
+    pytest.importorskip("cloudpickle")
+    main = byvalue.main_pickler()
+    main.dump(lambda: lambda: 0)
+    for data in (byvalue.dumps(lambda: lambda: 0), main.file.getvalue()):
+        assert data is not None
+        function = pickle.loads(data)
+        assert [each.__code__.co_filename for each in (function, function())] == [__file__] * 2
 
 
 def test_a_lambda_can_be_sent_with_cloudpickle_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,12 +262,13 @@ async def _gather(
     settings, workers, hint = _check(fn, items, errors, options)
     source, feed = _source(items)
     size = hint if isinstance(source, Iterator) else len(source)
-    if size == 0:
-        return []
     gathering = Gathering(settings, size)
-    spec = settings.job(size, at_hand=not isinstance(source, Iterator))
-    begin = functools.partial(_begin, workers, fn, style, source, spec)
-    await Errand(Courier(), begin, gathering, owns_driver=True, feed=feed).done()
+    if size == 0:
+        gathering.finish(None)
+    else:
+        spec = settings.job(size, at_hand=not isinstance(source, Iterator))
+        begin = functools.partial(_begin, workers, fn, style, source, spec)
+        await Errand(Courier(), begin, gathering, owns_driver=True, feed=feed).done()
     result: list[Any] = gathering.result()
     return result
 

@@ -1,8 +1,9 @@
-"""Sends functions and classes of a `__main__` that a fresh interpreter cannot run again.
+"""Sends functions and classes of a `__main__` that a fresh interpreter cannot run again, or is not to.
 
-A notebook's `__main__`, say, or that of `python -c`, of standard input, of a package or a zip file. Pickle
-refers to what it has by name, which means nothing elsewhere. With cloudpickle, a pickle that refers to it
-brings along what it refers to, and what that uses, and sets it in the reader's own `__main__`:
+A notebook's `__main__`, say, or that of `python -c`, of standard input, of a package or a zip file; or any
+one, with `ProcessesEngine(import_main=False)`. Pickle refers to what it has by name, which means nothing
+elsewhere. With cloudpickle, a pickle that refers to it brings along what it refers to, and what that uses,
+and sets it in the reader's own `__main__`:
 
     in the notebook                          in the worker
       def helper(x): return x * factor         main.factor = 3, main.helper = <function>
@@ -256,7 +257,10 @@ class Mirror:
         # Who refers to each other cannot both be first: the one that is under way goes along.
         under_way = (*under_way, name)
         pickler = byvalue.main_pickler(under_way, reducers=self._reducers)
-        pickler.dump(vars(_main())[name])
+        try:
+            pickler.dump(vars(_main())[name])
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise pickle.PicklingError(f"{name} of __main__: {error}") from error
         used = list(pickler.globals)
         for other in pickler.names:
             used += self._define(other, found, under_way)

@@ -72,13 +72,13 @@ class Stream:
 
     def finish(self, exception: BaseException | None) -> None:
         """There will be no more."""
-        if self.reporter is not None:
-            self.reporter.close()
-            exception = exception or self.reporter.error
         if exception is None and self.errors == "group" and self.failures:
             exception = BaseExceptionGroup(
                 f"{len(self.failures)} of {self.completed} items failed", self.failures
             )
+        if self.reporter is not None:
+            self.reporter.close()
+            exception = exception or self.reporter.error
         self.exception = exception
         self.over = True
 

@@ -216,9 +216,11 @@ def _run(
     else:
         size, at_hand = len(source), True
         workers = replace(workers, max_workers=max(1, min(size, workers.max_workers)))
-        if not size:
-            return []
     gathering = Gathering(settings, size)
+    if at_hand and not size:
+        gathering.finish(None)
+        nothing: list[Any] = gathering.result()
+        return nothing
     driver = Driver(workers, fn)
     try:
         call = driver.submit(fn, style, source, settings.job(size, at_hand=at_hand), gathering)

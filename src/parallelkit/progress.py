@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -234,6 +235,19 @@ def _rich_display() -> RichProgress | None:
     return display
 
 
+#: Of all bars, as they share the terminal and tqdm's list of them.
+_bars_lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _bars_lock
+    _bars_lock = threading.RLock()  # a thread that is not in this process may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _bar(total: int | None) -> Any:
     try:
         base = _bar_class()
@@ -246,7 +260,7 @@ def _bar(total: int | None) -> Any:
     # its monitor is a thread, and forking beside threads is not safe. Without the monitor, tqdm has to
     # look at the clock at each update (miniters=1).
     bar_class: Any = type("Bar", (base,), {"monitor_interval": 0})
-    bar_class.set_lock(threading.RLock())
+    bar_class.set_lock(_bars_lock)
     # A notebook's standard error is no terminal, and yet there is somebody who looks.
     shown = True if _in_notebook() else None
     return bar_class(total=total, disable=None if shown is None else False, leave=shown, miniters=1)

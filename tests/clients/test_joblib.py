@@ -198,6 +198,52 @@ def test_an_error_arrives_as_it_was() -> None:
 
 
 @pytest.mark.usefixtures("backend")
+def test_an_error_names_its_batch() -> None:
+    with pytest.raises(OwnError) as caught:
+        Parallel(batch_size=2)(delayed(fail)(3) for _ in range(8))
+    assert caught.value.__notes__ == ["parallelkit: in the call of fail and 1 more"]
+    with pytest.raises(
+        parallelkit.SerializationError, match=r"at args\[0\]\.items\[0\]\[1\]\[0\]"
+    ) as refused:
+        Parallel()([delayed(abs)(threading.Lock())])
+    assert refused.value.__notes__ == ["parallelkit: in the call of abs"]
+
+
+@pytest.mark.usefixtures("backend")
+def test_verbose_names_the_backend(capsys: pytest.CaptureFixture[str]) -> None:
+    Parallel(verbose=1)(delayed(abs)(x) for x in range(2))
+    told = capsys.readouterr()
+    assert "Using backend ParallelKitBackend" in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("idle_worker_timeout", "300", TypeError),
+        ("idle_worker_timeout", -1, ValueError),
+        ("initializer", 3, TypeError),
+        ("start_method", "thread", ValueError),
+    ],
+)
+def test_wrong_options_are_refused(option: str, value: Any, error: type[Exception]) -> None:
+    options = {option: value}
+    with (
+        joblib.parallel_config(backend="parallelkit", n_jobs=2, **options),
+        pytest.raises(error, match=option),
+    ):
+        Parallel()([delayed(abs)(1)])
+    assert not integration._kept
+
+
+@pytest.mark.parametrize("seconds", [None, float("inf")])
+def test_workers_that_are_to_stay_for_ever(seconds: float | None) -> None:
+    with joblib.parallel_config(backend="parallelkit", n_jobs=2, idle_worker_timeout=seconds):
+        assert Parallel()([delayed(abs)(-1)]) == [1]
+        # No timer is there to be started, and to fail.
+        assert not [thread for thread in threading.enumerate() if thread.name == "parallelkit-idle"]
+
+
+@pytest.mark.usefixtures("backend")
 def test_the_first_error_ends_what_runs(tmp_path: Path) -> None:
     with pytest.raises(OwnError):
         Parallel(batch_size=1)(delayed(write_pid_and_sleep)(str(tmp_path), x) for x in [1, 0])
@@ -290,6 +336,19 @@ def test_nested_calls_use_the_workers_share(monkeypatch: pytest.MonkeyPatch) -> 
     for results, pid in Parallel()(delayed(nested)(4) for _ in range(2)):
         assert {where for where, _ in results} == {pid}
         assert len(set(results)) == 2  # threads
+
+
+@pytest.mark.parametrize(("threads", "jobs"), [(1, 1), (3, 3)])
+def test_nested_calls_use_the_inner_threads_that_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, threads: int, jobs: int
+) -> None:
+    monkeypatch.setenv(threadlimits.SHARE, "4")  # two for each worker, if nobody said so
+    with joblib.parallel_config(backend="parallelkit", n_jobs=2, inner_max_num_threads=threads):
+        assert Parallel()([delayed(nested_jobs)(8)]) == [jobs]
+
+
+def nested_jobs(n_jobs: int) -> int:
+    return int(joblib.effective_n_jobs(n_jobs))
 
 
 def blas_threads(_: int) -> list[int]:

@@ -1,12 +1,12 @@
 """The joblib backend "parallelkit", and with it scikit-learn.
 
-    Parallel ── BatchedCalls ──▶ _Backend.submit ──▶ _Workers ──▶ ProcessPoolExecutor ──▶ workers
+    Parallel ── BatchedCalls ───▶ backend.submit ──▶ _Workers ──▶ ProcessPoolExecutor ──▶ workers
        ▲                            (one a config)    (one for each choice of options, kept warm)
        └───── callback, in the executor's thread for callbacks ◀── Future
 
 1. Workers are started by spawn, so no lock and no OpenMP runtime is inherited in the midst of its work. They
-   do not import `__main__`, so a script needs no `if __name__ == "__main__":`; what it defines is sent by
-   value, by cloudpickle. Both are joblib's own way, too.
+   do not import `__main__`, so a script needs no `if __name__ == "__main__":`; what tasks use of it is sent
+   along, by cloudpickle. Both are joblib's own way, too.
 2. The workers stay between calls, as joblib's own do, until nobody has used them for `idle_worker_timeout`.
 3. An abort cancels what the aborted call has under way: the workers that run it are ended and replaced.
 4. A worker's numerical libraries have its share of the CPUs, or `inner_max_num_threads`. A Parallel call in a
@@ -19,7 +19,6 @@ import concurrent.futures
 import contextlib
 import functools
 import os
-import pickle
 import sys
 import threading
 import time
@@ -28,10 +27,11 @@ from collections.abc import Callable
 from typing import Any
 
 try:
+    import cloudpickle  # noqa: F401 - used by the engine, and joblib 1.4 and 1.5 do not require it
     import joblib
 except ImportError as _missing:
     raise ImportError(
-        "parallelkit.integrations.joblib needs joblib: pip install 'parallelkit[joblib]'"
+        f"parallelkit.integrations.joblib needs {_missing.name}: pip install 'parallelkit[joblib]'"
     ) from _missing
 
 from joblib._parallel_backends import (
@@ -42,8 +42,10 @@ from joblib._parallel_backends import (
     ThreadingBackend,
 )
 
-from .. import byvalue, threadlimits
+from .. import options as checks
+from .. import threadlimits
 from ..engines import ProcessesEngine
+from ..errors import SerializationError
 from ..executor import ProcessPoolExecutor
 
 __all__ = ["register", "shutdown"]
@@ -73,9 +75,9 @@ def register(*, make_default: bool = False) -> None:
 
     make_default: use it wherever no other is named; otherwise `joblib.parallel_config(backend="parallelkit")`
     or `joblib.Parallel(backend="parallelkit")` name it. Both take `inner_max_num_threads`,
-    `idle_worker_timeout` (seconds) and options of `ProcessPoolExecutor`: `task_timeout` (seconds, for a batch
-    of tasks), `retries`, `retry_on`, `memory_limit`, `max_tasks_per_child`, `initializer`, `initargs` and
-    `start_method`.
+    `idle_worker_timeout` (seconds; None: never) and options of `ProcessPoolExecutor`: `task_timeout`
+    (seconds, for a batch of tasks), `retries`, `retry_on`, `memory_limit`, `max_tasks_per_child`,
+    `initializer`, `initargs` and `start_method`.
 
     A worker that dies ends its `Parallel` call with `WorkerDiedError`; the other errors are those of the
     tasks. The call's own `timeout` raises `multiprocessing.TimeoutError`, as joblib has it, and ends
@@ -88,7 +90,7 @@ def register(*, make_default: bool = False) -> None:
     [1, 2]
     >>> shutdown()
     """
-    joblib.register_parallel_backend(_NAME, _Backend, make_default=make_default)
+    joblib.register_parallel_backend(_NAME, ParallelKitBackend, make_default=make_default)
 
 
 def shutdown() -> None:
@@ -101,8 +103,8 @@ def shutdown() -> None:
         workers.close(wait=True)
 
 
-class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
-    """See `register`; the methods are those of joblib's `ParallelBackendBase`."""
+class ParallelKitBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """See `register`; the methods are those of joblib's `ParallelBackendBase`, which prints this name."""
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
@@ -177,7 +179,7 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def get_nested_backend(self) -> tuple[Any, None]:
         level = (self.nesting_level or 0) + 1
-        share = threadlimits.share(self._n_jobs)
+        share = self.inner_max_num_threads or threadlimits.share(self._n_jobs)
         if share == 1 or level > 1:
             return SequentialBackend(nesting_level=level), None
         return _NestedThreads(share, nesting_level=level), None
@@ -222,7 +224,7 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 class _Workers:
     """The workers for one choice of options: started when they are needed, ended when long idle."""
 
-    def __init__(self, key: Any, make: Callable[[], ProcessPoolExecutor], patience: float) -> None:
+    def __init__(self, key: Any, make: Callable[[], ProcessPoolExecutor], patience: float | None) -> None:
         self._key = key
         self._make = make
         self._patience = patience
@@ -239,16 +241,20 @@ class _Workers:
         """Have an executor; it starts its workers when there is work."""
         with self._lock:
             if self._executor is None:
-                self._executor = self._make()
+                try:
+                    self._executor = self._make()
+                except BaseException:
+                    self.close()  # nothing is kept of options that are refused
+                    raise
                 _open.add(self)
                 _kept.setdefault(self._key, self)
 
-    def submit(self, function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+    def submit(self, batch: Callable[[], Any]) -> concurrent.futures.Future[Any]:
         with self._lock:
             self.open()
             assert self._executor is not None
             try:
-                future = self._executor.submit(_run, _ByValue(function))
+                future = self._executor.submit(_Runner(_name_of(batch)), batch)
             except BaseException:
                 self.close()  # broken: the next call may do better
                 raise
@@ -263,7 +269,7 @@ class _Workers:
             self._under_way -= 1
             if not self._under_way:
                 self._idle_since = time.monotonic()
-                if self._timer is None and self._executor is not None:
+                if self._timer is None and self._executor is not None and self._patience is not None:
                     self._look_again(self._patience)
 
     def _look_again(self, seconds: float) -> None:
@@ -276,9 +282,9 @@ class _Workers:
     def _look(self) -> None:
         with self._lock:
             self._timer = None
-            left = self._idle_since + self._patience - time.monotonic()
-            if self._under_way or self._executor is None:
+            if self._under_way or self._executor is None or self._patience is None:
                 return
+            left = self._idle_since + self._patience - time.monotonic()
             if left > 0:
                 self._look_again(left)
             else:
@@ -316,6 +322,7 @@ def _workers(count: int, threads: int | None, options: dict[str, Any]) -> _Worke
     """Those that there are for just this; all others that are idle end."""
     key = (count, threads, *sorted((name, _comparable(value)) for name, value in options.items()))
     patience = options.get("idle_worker_timeout", _IDLE_SECONDS)
+    patience = checks.seconds("idle_worker_timeout", patience, zero=True)
     make = functools.partial(_make_executor, count, threads, options)
     found = _kept.setdefault(key, _Workers(key, make, patience))
     for workers in list(_open):
@@ -333,11 +340,8 @@ def _comparable(value: object) -> Any:
 
 
 def _make_executor(count: int, threads: int | None, options: dict[str, Any]) -> ProcessPoolExecutor:
-    given = {name: value for name, value in options.items() if name != "idle_worker_timeout"}
-    initializer, initargs = given.pop("initializer", None), given.pop("initargs", ())
-    if initializer is not None:
-        given["initializer"], given["initargs"] = _initialize, (_ByValue((initializer, tuple(initargs))),)
-    given.setdefault("start_method", "spawn")
+    given = {"start_method": "spawn", **options}
+    given.pop("idle_worker_timeout", None)
     return ProcessPoolExecutor(
         count, threads_per_worker=threads, engine=ProcessesEngine(import_main=False), **given
     )
@@ -356,46 +360,25 @@ os.register_at_fork(after_in_child=_forget_all)
 # What travels
 
 
-class _ByValue:
-    """Takes an object to another process by cloudpickle: what `__main__` defines is not there."""
+class _Runner:
+    """Runs a batch in a worker. Its name is in the note of the batch's error."""
 
-    def __init__(self, value: object) -> None:
-        self.value = value
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        buffers: list[pickle.PickleBuffer] = []
-        data = _cloudpickle().dumps(self.value, 5, buffer_callback=buffers.append)
-        return _load, (data, *buffers)
+    def __repr__(self) -> str:
+        return self._name
 
-
-def _load(data: bytes, *buffers: Any) -> Any:
-    return pickle.loads(data, buffers=buffers)
+    def __call__(self, batch: Callable[[], Any]) -> Any:
+        register()  # a task may name the backend
+        return batch()
 
 
-@functools.cache
-def _cloudpickle() -> Any:
-    found = byvalue.cloudpickle()
-    if found is None:  # joblib 1.4 and 1.5 bring one along
-        from joblib.externals import cloudpickle  # pyright: ignore[reportAttributeAccessIssue]
-
-        found = cloudpickle
-    return found
-
-
-def _run(function: Any) -> _ByValue:
-    """In a worker: run a batch."""
-    register()  # a task may name the backend
-    return _ByValue(_arrived(function)())
-
-
-def _initialize(pair: Any) -> None:
-    initializer, initargs = _arrived(pair)
-    initializer(*initargs)
-
-
-def _arrived(value: Any) -> Any:
-    """What was sent as `_ByValue`: a forked worker may have inherited it as it was."""
-    return value.value if isinstance(value, _ByValue) else value
+def _name_of(batch: Any) -> str:
+    """As "fit", or "fit and 3 more"."""
+    function, more = batch.items[0][0], len(batch.items) - 1
+    name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+    return f"{name} and {more} more" if more else name
 
 
 class _WorkerTraceback(Exception):
@@ -407,7 +390,7 @@ class _WorkerTraceback(Exception):
 
 def _keep_frames(error: BaseException) -> None:
     frames = error.__traceback__
-    if frames is None:
+    if frames is None or isinstance(error, SerializationError):  # those are ours, and no task's
         return
     if error.__cause__ is None:
         cause = _WorkerTraceback().with_traceback(frames)

@@ -10,8 +10,8 @@ class ProcessesEngine:
     """Runs tasks in processes; a fault of one task costs that task and nothing else.
 
     import_main: whether spawn and forkserver import the program's `__main__` in a worker, as
-    multiprocessing does. Without it a script needs no `if __name__ == "__main__":`, and what is defined in it
-    has to be sent by value.
+    multiprocessing does. Without it a script needs no `if __name__ == "__main__":`, and what tasks use of it
+    is sent along, as from a notebook: cloudpickle has to be installed.
 
     >>> import parallelkit
     >>> parallelkit.pool_map(abs, [-1, 2], engine=ProcessesEngine())

@@ -109,12 +109,13 @@ class ProcessCrew:
         self._context: BaseContext = starting.choose(setup.start_method, setup.function)
         self._forks = self._context.get_start_method() == "fork"
         self._insisted = setup.start_method is not None
-        #: Where workers cannot have `__main__` from a file: pickles for those that are started from now on.
-        self._mirror = None if interactive.can_be_run_again() else interactive.Mirror()
+        #: Where workers do not have `__main__` from a file: pickles for those that are started from now on.
+        imported = import_main and interactive.can_be_run_again()
+        self._mirror = None if imported else interactive.Mirror()
         self._pickled: starting.Pickled | None = None
         if not self._forks and setup.initializer is not None:
             self._pickled = starting.pickled_settings(self._dumps(), setup.initializer, setup.initargs)
-        starting.prepare(self._context)
+        starting.prepare(self._context, import_main=import_main)
         self._hears = False
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
@@ -200,7 +201,7 @@ class ProcessCrew:
         self._context = multiprocessing.get_context("forkserver")
         self._forks = False
         with shielding.unshielded():
-            starting.prepare(self._context)
+            starting.prepare(self._context, import_main=self._import_main)
 
     def _start(self, worker: int) -> None:
         with contextlib.ExitStack() as undo:

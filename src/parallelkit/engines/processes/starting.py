@@ -110,8 +110,10 @@ def _without_fork(function: Callable[..., Any] | None) -> BaseContext:
     return multiprocessing.get_context("fork")
 
 
-def prepare(context: BaseContext) -> None:
+def prepare(context: BaseContext, *, import_main: bool = True) -> None:
     """Start what multiprocessing starts once for a program, before the signals are blocked.
+
+    import_main: whether a fork server may import `__main__`.
 
     What is started while they are would have them blocked, too; and the resource tracker unblocks them.
     """
@@ -126,7 +128,7 @@ def prepare(context: BaseContext) -> None:
     from multiprocessing import forkserver, resource_tracker
 
     if method == "forkserver":
-        _preload(context, forkserver._forkserver)
+        _preload(context, forkserver._forkserver, import_main=import_main)
         with interactive.without_lost_file():
             forkserver.ensure_running()
     resource_tracker.ensure_running()
@@ -139,11 +141,11 @@ def _server_is_alive() -> bool:
     return server._forkserver_pid is not None and resources.is_alive(server._forkserver_pid)
 
 
-def _preload(context: BaseContext, server: Any) -> None:
+def _preload(context: BaseContext, server: Any, *, import_main: bool) -> None:
     """Have a fork server import the worker's code once and not in each worker."""
     if server._preload_modules == ["__main__"]:  # nobody asked for something else
         modules = ["parallelkit.engines.processes.worker", "parallelkit.logs"]
-        context.set_forkserver_preload(["__main__", *modules])
+        context.set_forkserver_preload(["__main__", *modules] if import_main else modules)
 
 
 class FirstOrders(str):
