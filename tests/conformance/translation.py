@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import parallelkit
 import parallelkit.executor
@@ -54,8 +54,10 @@ class _Joinable:
 class ProcessPoolExecutor(parallelkit.executor.ProcessPoolExecutor):
     """CPython's tests of the end of an executor wait for its manager thread and the thread of its queue."""
 
-    @property
-    def _executor_manager_thread(self) -> _Joinable:
-        return _Joinable(self._driver)
+    if not TYPE_CHECKING:  # the base class has their types
 
-    _call_queue = _executor_manager_thread
+        @property
+        def _executor_manager_thread(self) -> _Joinable:
+            return _Joinable(self._driver)
+
+        _call_queue = _executor_manager_thread
