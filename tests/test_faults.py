@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from conftest import Counting
 
 import parallelkit
 from parallelkit import Failure, WorkerDiedError
+from parallelkit.engines.processes.transport import Outbox
 
 
 def _check_neighbours(outcomes: list[Any], bad: int, counting: Counting) -> BaseException:
@@ -55,6 +58,30 @@ def test_memory_limit_costs_one_item(start_method: str) -> None:
     assert isinstance(error, parallelkit.MemoryLimitError)
     assert (error.index, error.limit) == (2, 200_000_000)
     assert error.used > error.limit
+
+
+@pytest.mark.parametrize("times", [1, 10])
+def test_a_chunk_for_which_the_system_has_no_room(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = times
+    send = Outbox.send
+
+    def refuse(self: Outbox, parts: Any, carried: Any = None) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        send(self, parts, carried)
+
+    with parallelkit.Pool(1, start_method="fork") as pool:
+        assert pool.map(tasks.square, range(3)) == [0, 1, 4]
+        monkeypatch.setattr(Outbox, "send", refuse)
+        if times == 1:  # the worker never had the chunk, so another one gets it
+            assert pool.apply(tasks.square, (3,)) == 9
+        else:
+            with pytest.raises(WorkerDiedError):
+                pool.apply(tasks.square, (3,))
+        refusals = 0
+        assert pool.apply(tasks.square, (3,)) == 9
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

@@ -340,8 +340,10 @@ class ProcessCrew:
     def _send(self, member: _Member, parts: list[Part], carried: HasDescriptor | None = None) -> None:
         try:
             member.outbox.send(parts, carried)
-        except OSError:
-            member.outbox.clear()  # it is dead, which its exit notice tells
+        except OSError as error:
+            member.outbox.clear()
+            if not isinstance(error, ConnectionError):  # else it is dead, which its exit notice tells
+                self.kill(member.number, force=True)  # it would wait for the rest for ever
         self._want_to_write(member)
 
     def _want_to_write(self, member: _Member) -> None:
