@@ -19,8 +19,8 @@ _HEAD = """\
 CPython's own tests of multiprocessing are run against parallelkit's classes: from
 `test._test_multiprocessing` of the interpreter that runs them, with `Process`, `Pool`, `Queue` and the rest
 replaced, and with each start method. So are those of `concurrent.futures.ProcessPoolExecutor`, from
-`test.test_concurrent_futures`. The test suite does it on each run; `make conformance` does it and writes this
-page.
+`test.test_concurrent_futures`. The test suite does it with the first start method, CI with all of them, and
+`make conformance` writes this page.
 
 The test classes for what this library has of its own are {own}.
 
