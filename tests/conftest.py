@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import multiprocessing
 import os
 import re
@@ -140,8 +139,7 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         if not left:
             return
         if time.monotonic() > garbage_at:
-            garbage_at = math.inf
-            gc.collect()
+            gc.collect()  # each time: what is collected may hold more
         if time.monotonic() > deadline:
             still["shared memory"] -= _others_shared_memory()
             if any(still.values()):

@@ -19,6 +19,7 @@ import parallelkit
 from parallelkit.driver import Call, Driver
 from parallelkit.iteration import Stream
 from parallelkit.options import call_settings, worker_settings
+from parallelkit.scheduler import Deliver
 
 Options = dict[str, Any]
 
@@ -186,3 +187,32 @@ def test_the_service_ends_with_a_pool_that_is_abandoned_while_it_sleeps(held: bo
     service.join(30)
     assert not service.is_alive()
     pool.terminate()
+
+
+def test_who_waits_while_the_outcome_is_handed_out_is_told_of_it_and_not_of_a_closed_pool() -> None:
+    handing, go_on = threading.Event(), threading.Event()
+    ended: list[BaseException | None] = []
+
+    class LateSink:
+        def deliver(self, outcomes: Deliver) -> None:
+            raise AssertionError(outcomes)
+
+        def finish(self, exception: BaseException | None) -> None:
+            handing.set()
+            assert go_on.wait(60)
+            ended.append(exception)
+
+    driver = Driver(worker_settings(max_workers=1, start_method="fork"))
+    spec = call_settings().job(1, at_hand=True)
+    call = driver.submit(time.sleep, 0, [1000], spec, LateSink())  # type: ignore[arg-type]
+    # Nobody drives, so it is this thread that hands out the end of the call.
+    canceller = threading.Thread(target=driver.cancel, args=(call, LookupError()))
+    canceller.start()
+    assert handing.wait(60)
+    driver.terminate()
+    assert driver.closed
+    assert not driver.wait(call, 0)  # the outcome is on its way
+    go_on.set()
+    assert driver.wait(call, 60)
+    canceller.join(60)
+    assert [type(error) for error in ended] == [LookupError]

@@ -36,7 +36,6 @@ from parallelkit import (
     UnreadableError,
     WorkerDiedError,
     WorkerInitError,
-    futures,
 )
 
 ENDLESS = 3600.0
@@ -505,35 +504,6 @@ def test_ending_by_force(end: str, caplog: pytest.LogCaptureFixture) -> None:
     gc.collect()
     assert caplog.records == []
     ProcessPoolExecutor(2).terminate_workers()
-
-
-def test_who_waits_meanwhile_is_told_of_it_and_not_of_a_closed_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    handing, go_on = threading.Event(), threading.Event()
-    finish = futures.Settlement.finish
-
-    def finish_late(settlement: futures.Settlement, exception: BaseException | None) -> None:
-        handing.set()
-        assert go_on.wait(60)
-        finish(settlement, exception)
-
-    monkeypatch.setattr(futures.Settlement, "finish", finish_late)
-    executor = ProcessPoolExecutor(1, start_method="fork")
-    future = executor.submit(tasks.sleep, ENDLESS)
-    future.add_done_callback(lambda _: None)  # so the service thread drives, and hands out
-    until_running(future)
-    driver = executor._driver
-    while driver._driving is None:
-        time.sleep(0.001)
-    killer = threading.Thread(target=executor.kill_workers)
-    killer.start()
-    assert handing.wait(60)
-    while not driver.closed:
-        time.sleep(0.001)
-    with pytest.raises(CallTimeoutError):  # the pool has ended, and the outcome is on its way
-        future.exception(0)
-    go_on.set()
-    assert isinstance(future.exception(), WorkerDiedError)
-    killer.join()
 
 
 def test_an_interrupt_that_leaves_the_block_ends_the_work() -> None:

@@ -60,28 +60,22 @@ def test_memory_limit_costs_one_item(start_method: str) -> None:
     assert error.used > error.limit
 
 
-@pytest.mark.parametrize("times", [1, 10])
-def test_a_chunk_for_which_the_system_has_no_room(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals = times
+def test_a_chunk_for_which_the_system_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = False
     send = Outbox.send
 
     def refuse(self: Outbox, parts: Any, carried: Any = None) -> None:
-        nonlocal refusals
-        if refusals:
-            refusals -= 1
+        nonlocal refused
+        if not refused:
+            refused = True
             raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
         send(self, parts, carried)
 
     with parallelkit.Pool(1, start_method="fork") as pool:
         assert pool.map(tasks.square, range(3)) == [0, 1, 4]
         monkeypatch.setattr(Outbox, "send", refuse)
-        if times == 1:  # the worker never had the chunk, so another one gets it
-            assert pool.apply(tasks.square, (3,)) == 9
-        else:
-            with pytest.raises(WorkerDiedError):
-                pool.apply(tasks.square, (3,))
-        refusals = 0
-        assert pool.apply(tasks.square, (3,)) == 9
+        assert pool.apply(tasks.square, (3,)) == 9  # the worker never had the chunk, so another one gets it
+    assert refused
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
