@@ -40,7 +40,7 @@ typing: $(STAMP) ## check the types, with mypy and pyright
 RUN = .benchmarks/bench.json
 MEASURE = mkdir -p .benchmarks && $(BIN)/python -m pytest -q -p no:cacheprovider -o faulthandler_timeout=0 --benchmark-only
 
-bench: $(BENCH_STAMP) ## measure against all rivals, and write docs/benchmarks.md (15 minutes; with ARGS="-k start" a part, printed)
+bench: $(BENCH_STAMP) ## measure against all rivals, and write docs/benchmarks.md (15 to 30 minutes; with ARGS="-k start" a part, printed)
 	$(MEASURE) --benchmark-json=$(RUN) benchmarks $(ARGS)
 	$(BIN)/python benchmarks/report.py $(RUN) $(if $(ARGS),,--page docs/benchmarks.md)
 
