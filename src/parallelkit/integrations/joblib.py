@@ -90,7 +90,7 @@ def register(*, make_default: bool = False) -> None:
     [1, 2]
     >>> shutdown()
     """
-    joblib.register_parallel_backend(_NAME, ParallelKitBackend, make_default=make_default)
+    joblib.register_parallel_backend(_NAME, _Backend, make_default=make_default)
 
 
 def shutdown() -> None:
@@ -103,8 +103,8 @@ def shutdown() -> None:
         workers.close(wait=True)
 
 
-class ParallelKitBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
-    """See `register`; the methods are those of joblib's `ParallelBackendBase`, which prints this name."""
+class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """See `register`; the methods are those of joblib's `ParallelBackendBase`."""
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
@@ -183,6 +183,9 @@ class ParallelKitBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         if share == 1 or level > 1:
             return SequentialBackend(nesting_level=level), None
         return _NestedThreads(share, nesting_level=level), None
+
+
+_Backend.__name__ = "ParallelKitBackend"  # which joblib prints where it is to be verbose
 
 
 class _NestedThreads(ThreadingBackend):  # type: ignore[misc]
