@@ -17,9 +17,11 @@ import tasks
 
 import parallelkit
 from parallelkit.driver import Call, Driver
+from parallelkit.engines.processes.crew import ProcessCrew
 from parallelkit.iteration import Stream
 from parallelkit.options import call_settings, worker_settings
-from parallelkit.scheduler import Deliver
+from parallelkit.scheduler import Deliver, Event, Revoked
+from parallelkit.scheduler.machine import STEAL_SECONDS
 
 Options = dict[str, Any]
 
@@ -216,3 +218,13 @@ def test_who_waits_while_the_outcome_is_handed_out_is_told_of_it_and_not_of_a_cl
     assert driver.wait(call, 60)
     canceller.join(60)
     assert [type(error) for error in ended] == [LookupError]
+
+
+def test_taking_work_back_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def revoke(crew: ProcessCrew, worker: int) -> Event:
+        time.sleep(2 * STEAL_SECONDS)
+        return Revoked(worker, None)
+
+    monkeypatch.setattr(ProcessCrew, "revoke", revoke)
+    with parallelkit.Pool(2, start_method="fork") as pool:
+        assert pool.map(tasks.sleep, [0.05] * 4, chunksize=4) == [0.05] * 4

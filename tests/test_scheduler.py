@@ -496,3 +496,35 @@ def test_who_is_told_to_end_while_it_comes_up_has_time_for_that() -> None:
     assert not machine.commands()
     machine.handle(s.Tick(), 11.0)  # from now on it does not end by itself
     assert [type(command) for command in machine.commands()] == [s.Kill]
+
+
+def _one_chunk_and_an_idle_worker() -> tuple[s.Scheduler, s.RunChunk]:
+    machine = s.Scheduler(2)
+    machine.submit(s.JobSpec(size=4, at_hand=True, chunksize=4), 0.0)
+    machine.prestart(2, 0.0)
+    run = next(command for command in machine.commands() if isinstance(command, s.RunChunk))
+    machine.handle(s.Tick(), 0.0)
+    return machine, run
+
+
+def _revoked(machine: s.Scheduler) -> list[int]:
+    return [command.worker for command in machine.commands() if isinstance(command, s.Revoke)]
+
+
+def test_what_runs_is_not_asked_for_again_and_again() -> None:
+    machine, run = _one_chunk_and_an_idle_worker()
+    machine.handle(s.Tick(), 0.1)
+    assert _revoked(machine) == [run.worker]
+    machine.answer(s.Revoked(run.worker, s.Place(run.chunk.id, 3, 0.0)))  # the last item runs already
+    for now in (0.2, 0.3):
+        machine.handle(s.Tick(), now)
+        assert not _revoked(machine)
+
+
+def test_an_answer_lets_no_time_pass() -> None:
+    machine, run = _one_chunk_and_an_idle_worker()
+    for now in (0.1, 0.2):
+        machine.handle(s.Tick(), now)
+        assert _revoked(machine) == [run.worker]
+        machine.answer(s.Revoked(run.worker, None))  # it has not come to the chunk
+        assert not machine.commands()

@@ -435,7 +435,7 @@ class Driver:
                 return
 
     def _answer(self, event: Event) -> None:
-        self._scheduler.handle(event, time.monotonic())
+        self._scheduler.answer(event)
 
     def _begin_draw(self, command: Draw) -> None:
         call = self._calls[command.job]

@@ -145,6 +145,15 @@ class Scheduler:
                 self._fire(kind, number)
         self._dispatch()
 
+    def answer(self, event: m.Event) -> None:
+        """Take in the answer to a command, at the time of the last `handle`.
+
+        What is to be done at a later time waits until all else has been taken in that happened meanwhile:
+        where the answers take longer than it is from one time to the next, there would be no end to them.
+        """
+        self._handlers[type(event)](event)
+        self._dispatch()
+
     def commands(self) -> list[m.Command]:
         """What is to be done now, in this order; each command is handed out once."""
         out = self._out
@@ -618,6 +627,8 @@ class Scheduler:
                 self._take_back(worker, chunk, chunk.start)
             elif chunk.id == place.chunk and place.position != m.LOADING:
                 self._take_back(worker, chunk, chunk.start + place.position + 1)
+                if worker.find(chunk.id) is chunk:
+                    self._roster.pin(chunk)
 
     def _still_holds(self, worker: Worker, verdict: Verdict, place: m.Place) -> bool:
         """Whether a worker is to be killed, now that nothing behind `place` starts any more."""

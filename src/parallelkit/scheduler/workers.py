@@ -103,6 +103,11 @@ class Roster:
         worker.assigned += len(chunk)
         self.idle.pop(worker.id, None)
 
+    def pin(self, chunk: Chunk) -> None:
+        """Nothing of a chunk can be taken back any more."""
+        self.surplus -= chunk.surplus
+        chunk.surplus = False
+
     def drop(self, worker: Worker, chunk: Chunk) -> None:
         """A worker holds a chunk no more."""
         worker.chunks.remove(chunk)
