@@ -347,7 +347,9 @@ def test_an_exception_is_injected_into_the_thread_that_draws_an_input() -> None:
         results = pool.imap(tasks.square, items(), buffersize=10)
         feeder = pool._driver._feeders[0]
         first = [next(results) for _ in range(3)]
-        until(lambda: not results._call.wanted, "the input is not drawn")  # type: ignore[union-attr]
+        call = results._call  # type: ignore[union-attr]
+        # While it draws, it would be an exception of the input.
+        until(lambda: call.waiting and not call.wanted, "the input is not drawn")
         _inject(feeder, SystemExit)
         assert first + [next(results) for _ in range(90)] == [x * x for x in range(93)]
         feeder.join(20)
