@@ -347,7 +347,7 @@ def test_an_exception_is_injected_into_the_thread_that_draws_an_input() -> None:
         results = pool.imap(tasks.square, items(), buffersize=10)
         feeder = pool._driver._feeders[0]
         first = [next(results) for _ in range(3)]
-        call = results._call  # type: ignore[union-attr]
+        call: Any = results._call
         # While it draws, it would be an exception of the input.
         until(lambda: call.waiting and not call.wanted, "the input is not drawn")
         _inject(feeder, SystemExit)
