@@ -145,7 +145,7 @@ GOALS = (
     ),
     Goal("stream of 10 million", "stream", "long", (STREAM, POOL), _extra("parent's growth, MB"), 30, "MB"),
     Goal(
-        "import", "start", "import", ("parallelkit",),
+        "import", "start", "import", ("parallelkit", "parallelkit, used"),
         _with_peer("multiprocessing and futures"), 1.3, "x", " of multiprocessing's",
     ),
     *(

@@ -72,7 +72,8 @@ def scaled(frame: Any) -> Any:
 
 
 def weigh(array: Any, number: int) -> float:
-    """Read the large array that comes with the function."""
+    """Read the large array that comes with the function, each page of it."""
+    touch(array)
     return float(array[number]) + number
 
 

@@ -109,7 +109,9 @@ WORKLOADS = (
     Workload(
         "dispatch", "chunksize 1", f"{_FEWER:,} no-ops, chunk size 1", _one_by_one(),
         mapping(tasks.noop, range_of(_FEWER), nones, chunksize=1), items=_FEWER,
-        note="parallelkit's executor takes a chunk size of 1 for no wish at all, and has no place here.",
+        note="parallelkit's executor takes a chunk size of 1 for no wish at all, and has no place here. Its "
+        "maps take it for the least: a worker is handed several short items at a time, and what none has "
+        "begun is taken back. `pool_imap` hands out chunks as they are asked for.",
     ),
     _few(Workload(
         "dispatch", "imap", f"{_MANY:,} no-ops, one by one, in order", each(_STREAMERS),

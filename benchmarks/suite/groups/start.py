@@ -45,6 +45,8 @@ def _importing(name: str, kind: str, modules: str, distribution: str = "") -> Co
 _MODULES = {
     "multiprocessing and futures": "multiprocessing.pool, concurrent.futures.process",
     "parallelkit": "parallelkit",
+    # Its modules are imported when something of them is used first.
+    "parallelkit, used": "parallelkit; parallelkit.Pool, parallelkit.ProcessPoolExecutor",
     "joblib": "joblib",
     "loky": "loky",
     "mpire": "mpire",
@@ -106,7 +108,7 @@ WORKLOADS = (
     Workload(
         "start", "import", "import of the library, in a fresh interpreter",
         tuple(
-            _importing(name, "ours" if name == "parallelkit" else "peer", modules)
+            _importing(name, "ours" if name.startswith("parallelkit") else "peer", modules)
             for name, modules in _MODULES.items()
         ),
         _import, rounds=9, quick_rounds=5,
