@@ -483,7 +483,7 @@ def test_what_is_taken_back_from_a_worker_that_still_receives_it_goes_to_the_idl
 
 
 def test_who_is_told_to_end_while_it_comes_up_has_time_for_that() -> None:
-    machine = s.Scheduler(1)
+    machine = s.Scheduler(1, initializes=True)
     machine.prestart(1, 0.0)
     machine.stop_workers(0.0)
     start, stop = machine.commands()
@@ -515,16 +515,16 @@ def test_what_runs_is_not_asked_for_again_and_again() -> None:
     machine, run = _one_chunk_and_an_idle_worker()
     machine.handle(s.Tick(), 0.1)
     assert _revoked(machine) == [run.worker]
-    machine.answer(s.Revoked(run.worker, s.Place(run.chunk.id, 3, 0.0)))  # the last item runs already
+    machine.answer(s.Revoked(run.worker, s.Place(run.chunk.id, 3, 0.0)), 0.1)  # the last item runs already
     for now in (0.2, 0.3):
         machine.handle(s.Tick(), now)
         assert not _revoked(machine)
 
 
-def test_an_answer_lets_no_time_pass() -> None:
+def test_an_answer_lets_nobodys_time_come() -> None:
     machine, run = _one_chunk_and_an_idle_worker()
-    for now in (0.1, 0.2):
+    for now in (0.1, 2.2):
         machine.handle(s.Tick(), now)
         assert _revoked(machine) == [run.worker]
-        machine.answer(s.Revoked(run.worker, None))  # it has not come to the chunk
+        machine.answer(s.Revoked(run.worker, None), now + 1.0)  # it has not come to the chunk
         assert not machine.commands()

@@ -136,6 +136,7 @@ class Driver:
             settings.max_workers,
             max_tasks_per_child=settings.max_tasks_per_child,
             memory_limit=settings.memory_limit,
+            initializes=settings.initializer is not None,
         )
         self.max_workers: int = settings.max_workers
         self._lock = Shield(self._tear_down, expected=(ClosedError,))
@@ -435,7 +436,7 @@ class Driver:
                 return
 
     def _answer(self, event: Event) -> None:
-        self._scheduler.answer(event)
+        self._scheduler.answer(event, time.monotonic())
 
     def _begin_draw(self, command: Draw) -> None:
         call = self._calls[command.job]

@@ -104,22 +104,25 @@ def _look(marks: Collection[str], since: float) -> tuple[list[Pid], bool]:
     table = snapshot()
     if os.getpid() not in table and os.path.isdir("/proc/self"):
         raise OSError(errno.EMFILE, "no descriptor is left to look at the processes with")
-    # Whoever has one of these for its parent may have lost another; all others are found by their parents.
-    # So a look costs little beside hundreds of processes.
+    # Whoever has one of these for its parent may have lost another. All others are found by their parents, but
+    # below one that hides its mark. So a look costs little beside hundreds of processes.
     above = _above(table)
     children: set[BaseProcess] = process._children  # type: ignore[attr-defined]
-    own = {child.pid for child in list(children)}
-    orphans = {
-        pid: entry
-        for pid, entry in table.items()
-        if pid not in own and (entry[0] in above or entry[0] == os.getpid())
-    }
-    found = wearing(orphans, marks, since)
+    known = {os.getpid(), *(child.pid for child in list(children))}
+    below: dict[int, list[int]] = {}
+    for pid, entry in table.items():
+        below.setdefault(entry[0], []).append(pid)
+    parents = {*above, os.getpid()}
+    orphans = [pid for parent in parents for pid in below.get(parent, ()) if pid not in known]
+    young = [pid for pid in orphans if table[pid][4] >= since]
+    for pid in young:  # which grows meanwhile
+        young += below.get(pid, ())
+    found = wearing({pid: table[pid] for pid in young}, marks, since)
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     youngest = max(since, (now - _UNSURE_SECONDS) * os.sysconf("SC_CLK_TCK"))
     unsure = any(
         entry[0] in above and entry[4] >= youngest and entry[3] not in "ZX" and pid not in found
-        for pid, entry in orphans.items()
+        for pid, entry in ((pid, table[pid]) for pid in orphans)
     )
     return [Pid(pid, entry[4]) for pid, entry in found.items()], unsure
 

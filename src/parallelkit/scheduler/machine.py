@@ -77,6 +77,7 @@ class Scheduler:
         max_tasks_per_child: int | None = None,
         memory_limit: int | None = None,
         grace: float = GRACE_SECONDS,
+        initializes: bool = False,
     ) -> None:
         self.max_workers = max_workers
         self.counters: Counters = Counters()
@@ -84,6 +85,7 @@ class Scheduler:
         self._max_tasks = max_tasks_per_child
         self._memory_limit = memory_limit
         self.grace = grace
+        self._initializes = initializes
         self._now = 0.0
         self._out: list[m.Command] = []
         self._jobs: dict[int, Job] = {}
@@ -145,12 +147,13 @@ class Scheduler:
                 self._fire(kind, number)
         self._dispatch()
 
-    def answer(self, event: m.Event) -> None:
-        """Take in the answer to a command, at the time of the last `handle`.
+    def answer(self, event: m.Event, now: float) -> None:
+        """Take in the answer to a command.
 
-        What is to be done at a later time waits until all else has been taken in that happened meanwhile:
-        where the answers take longer than it is from one time to the next, there would be no end to them.
+        Whose time has come waits for `handle`, until all else has been taken in that happened meanwhile.
+        Where the answers take longer than it is from one time to the next, there would be no end to them.
         """
+        self._now = now
         self._handlers[type(event)](event)
         self._dispatch()
 
@@ -324,7 +327,8 @@ class Scheduler:
 
     def _stop(self, worker: Worker) -> None:
         # One that is coming up may be in its initializer, which a clean end lets finish.
-        grace = max(self.grace, START_GRACE_SECONDS) if worker.state is State.STARTING else self.grace
+        initializing = self._initializes and worker.state is State.STARTING
+        grace = max(self.grace, START_GRACE_SECONDS) if initializing else self.grace
         self._roster.retire(worker, State.STOPPING)
         self._out.append(m.StopWorker(worker.id))
         self._timers.set(("stop", worker.id), self._now + grace)
