@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -134,3 +135,47 @@ def test_workers_are_not_forked_beside_threads_that_came_later(tmp_path: Path) -
         [sys.executable, script], capture_output=True, text=True, timeout=50, cwd=tmp_path, check=False
     )
     assert (done.stdout, done.stderr) == (f"{list(range(8))}\n", "")
+
+
+#: Without a parent, in a session of its own, and without an environment to be seen, as who sets its title.
+_HIDING = """
+import ctypes, os, subprocess, sys, time
+if os.fork():
+    os._exit(0)
+os.setsid()
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+environment = dict(os.environ)
+ctypes.memset(int(fields[47]), 0, int(fields[48]) - int(fields[47]))
+child = subprocess.Popen(["sleep", "1000"], env=environment)
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(f"{os.getpid()} {child.pid}")
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(1000)
+"""
+
+
+def _start_who_hides(path: str) -> None:
+    subprocess.run([sys.executable, "-c", _HIDING, path], check=True, stdout=subprocess.DEVNULL)
+    while not os.path.exists(path):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_who_is_below_one_that_hides_its_mark_ends(tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    with pytest.raises(WorkerDiedError):
+        parallelkit.pool_map(_start_who_hides, [str(path)], start_method="fork")
+    hidden, child = map(int, path.read_text().split())
+    try:
+        _ended(child)
+    finally:
+        os.kill(hidden, signal.SIGKILL)
+
+
+def _ended(pid: int, patience: float = 10.0) -> None:
+    """Wait until a process has ended, though its parent may not have waited for it."""
+    deadline = time.monotonic() + patience
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

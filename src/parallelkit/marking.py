@@ -104,8 +104,8 @@ def _look(marks: Collection[str], since: float) -> tuple[list[Pid], bool]:
     table = snapshot()
     if os.getpid() not in table and os.path.isdir("/proc/self"):
         raise OSError(errno.EMFILE, "no descriptor is left to look at the processes with")
-    # Whoever has one of these for its parent may have lost another. All others are found by their parents, but
-    # below one that hides its mark. So a look costs little beside hundreds of processes.
+    # Whoever has one of these for its parent may have lost another. All others are found by their parents,
+    # but for those below one that hides its mark. So a look costs little beside hundreds of processes.
     above = _above(table)
     children: set[BaseProcess] = process._children  # type: ignore[attr-defined]
     known = {os.getpid(), *(child.pid for child in list(children))}
