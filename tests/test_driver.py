@@ -206,7 +206,7 @@ def test_who_waits_while_the_outcome_is_handed_out_is_told_of_it_and_not_of_a_cl
 
     driver = Driver(worker_settings(max_workers=1, start_method="fork"))
     spec = call_settings().stream(None, ordered=True, buffersize=None)
-    # Nobody draws its input, so no worker has anything of it. Nobody drives, so who cancels hands out the end.
+    # Nobody draws its input: no worker has anything of it. Nobody drives: who cancels hands out the end.
     call = driver.submit(tasks.square, 0, iter([1]), spec, LateSink())  # type: ignore[arg-type]
     canceller = threading.Thread(target=driver.cancel, args=(call, LookupError()))
     canceller.start()
