@@ -28,7 +28,7 @@ STEAL_SECONDS = 0.005
 #: A worker sends its results between two items. Where one takes long, what was done before it is fetched
 #: after the first of these, in seconds, and while the worker holds several, in pauses up to the second.
 PEEK_SECONDS = (0.05, 1.0)
-#: Who is to end by itself while it comes up has so many seconds for that.
+#: Who is to end by itself while its initializer may be at work has so many seconds for that.
 START_GRACE_SECONDS = 10.0
 #: A start for which the system had no room is tried again after so many seconds.
 START_PAUSE_SECONDS = 0.25
