@@ -396,6 +396,26 @@ def test_a_death_costs_the_item_that_ran_and_no_other() -> None:
     assert (error.index, error.pid, error.signal, error.started) == (1, 9, 9, True)
 
 
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_short_items_go_together_and_long_ones_alone_with_a_chunksize_of_one(at_hand: bool) -> None:
+    machine = s.Scheduler(1)
+    size = 1000 if at_hand else None
+    job = machine.submit(s.JobSpec(size=size, at_hand=at_hand, chunksize=1, stop_on_failure=False), 0.0)
+    if not at_hand:
+        machine.handle(s.ItemsReady(job, 1000, exhausted=False), 0.0)
+    chunks: deque[s.RunChunk] = deque()
+    lengths: list[int] = []
+    for seconds in [0.0001] * 3 + [1.0] * 4:
+        chunks += [command for command in machine.commands() if isinstance(command, s.RunChunk)]
+        run = chunks.popleft()
+        count = len(run.chunk)
+        lengths.append(count)
+        machine.handle(s.Results(run.worker, run.chunk.id, 0, [None] * count, None, seconds * count), 0.0)
+    assert lengths[0] == 1
+    assert max(lengths) > 10
+    assert lengths[-1] == 1
+
+
 def test_starts_that_always_fail_end_all_calls() -> None:
     machine = s.Scheduler(1)
     machine.submit(s.JobSpec(size=2, at_hand=True), 0.0)

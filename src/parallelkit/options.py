@@ -56,7 +56,7 @@ class MapOptions(CallOptions, total=False):
     """What the map functions take besides `CallOptions`.
 
     max_workers: how many workers at most; None: as many as this process may use CPUs.
-    chunksize: items a worker is given at once; None: by how long they take.
+    chunksize: items a worker is given at once, at least: short ones go together. None: by how long they take.
     initializer, initargs: called in each worker before its first item.
     max_tasks_per_child: a worker ends after so many items and is replaced.
     memory_limit: bytes, or text such as "2GiB", for a worker with its descendants.

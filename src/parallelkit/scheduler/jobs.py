@@ -171,7 +171,7 @@ class Job:
         several at once: what waits behind a long one is taken back as soon as another worker is idle.
         """
         least = self._chunk_least()
-        if self.seconds_each is None or (self.spec.chunksize is not None and not self.spec.at_hand):
+        if self.seconds_each is None:
             return least
         size = CHUNK_SECONDS / max(self.seconds_each, 1e-8)
         if self.bytes_each:
