@@ -90,6 +90,33 @@ def test_an_endless_input_stays_bounded(engine: Options, buffersize: int) -> Non
         next(results)
 
 
+def test_close_forgets_what_was_at_hand(engine: Options) -> None:
+    results = parallelkit.pool_imap(tasks.square, range(1000), **engine)
+    assert next(results) == 0
+    while len(results._stream.results) < 10:
+        assert results.next() is not None
+    next(results)
+    results.close()
+    assert list(results) == []
+
+
+def test_several_threads_share_the_results(engine: Options) -> None:
+    taken: list[list[int]] = [[] for _ in range(4)]
+    with parallelkit.pool_imap(tasks.square, range(5000), **engine) as results:
+
+        def take(mine: list[int]) -> None:
+            mine.extend(results)
+
+        threads = [threading.Thread(target=take, args=(mine,)) for mine in taken]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert sorted(itertools.chain(*taken)) == [x * x for x in range(5000)]
+    for mine in taken:
+        assert mine == sorted(mine)
+
+
 def test_dropping_the_iterator_ends_the_work(engine: Options) -> None:
     for result in parallelkit.pool_imap(tasks.square, itertools.count(), **engine):
         if result > 100:

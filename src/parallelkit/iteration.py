@@ -119,6 +119,8 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
         self._owns_driver = owns_driver
         self._driver: Driver | None = None
         self._call: Call | None = None
+        self._batch: Iterator[Any] = iter(())  # results at hand, which `__next__` gives without the lock
+        self._batch_size = 0
         self._untold = 0  # results taken that the scheduler does not know of
         self._begun = False
         self._closed = False
@@ -134,7 +136,8 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
         return self
 
     def __next__(self) -> R_co:
-        return self.next()
+        entry: Any = next(self._batch, _NOTHING)
+        return self.next() if entry is _NOTHING else entry
 
     def next(self, timeout: float | None = None) -> R_co:
         """The next result. `CallTimeoutError` where it is not there within `timeout` seconds.
@@ -159,7 +162,12 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
     def _take(self) -> Any:
         """What comes next, or `_NOTHING` where it is not there yet. Raises at the end."""
         with self._lock:
+            entry = next(self._batch, _NOTHING)
+            if entry is not _NOTHING:
+                return entry
             self._begun = True
+            self._untold += self._batch_size
+            self._batch_size = 0
             results = self._stream.results
             over = self._stream.over or self._closed  # asked first: the last results come before the end
             if not results:
@@ -172,7 +180,18 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
             self._untold += 1
             if self._untold > len(results) // 2:
                 self._tell()
+            self._fill_batch(len(results) // 2)
             return entry
+
+    def _fill_batch(self, most: int) -> None:
+        """Have results at hand, up to one that is to be raised.
+
+        They count as taken when all of them are: no more than half of what waits, so that work goes on.
+        """
+        results, batch = self._stream.results, []
+        while len(batch) < most and type(results[0]) is not InPlace:
+            batch.append(results.popleft())
+        self._batch, self._batch_size = iter(batch), len(batch)
 
     def _wait(self, timeout: float | None) -> bool:
         # Without the lock: `close` has to get in, and others who have less time.
@@ -207,6 +226,7 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
                 return
             self._closed = True
             driver, call, stream = self._driver, self._call, self._stream
+            self._batch, self._batch_size = iter(()), 0
             stream.results.clear()
             if stream.reporter is not None:
                 stream.reporter.close()
