@@ -61,7 +61,10 @@ class Races:
             pairs = [_race_of(item) for item in self._session.items]
             together = [other for of, other in pairs if of is workload and other is not None]
             quick = bool(self._session.config.getoption("--quick"))
-            courses = race.run(workload, together, quick=quick)
+            try:
+                courses = race.run(workload, together, quick=quick)
+            except Exception as error:  # said of all of them, and not tried again for each
+                courses = [race.Course(other, instead=f"not run ({error!r})") for other in together]
             self._courses[workload.id] = {course.contestant.id: course for course in courses}
         return self._courses[workload.id][contestant.id]
 

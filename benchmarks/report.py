@@ -36,7 +36,8 @@ of each, after one that does not count; so a minute in which the machine is slow
 compared with what they should be.
 
 A ratio is the median of the ratios of rounds with the same number. The best peer is the one with the least
-median among those with the same start method (joblib and loky have their own, and are compared with all).
+median among those with the same start method (joblib and loky have their own, and are compared with all);
+for a goal it is the one beside which parallelkit comes off worst. A face that fails has not met its goal.
 Where "rounds" says *of 1/20*, that contestant got a problem of a twentieth, as it would need too long for all
 of it, and what it took is multiplied by twenty. "serial" is one process without a pool; a "limit" is what the
 machine needs for the same bytes without any library."""
@@ -120,7 +121,7 @@ def write(run: Run, path: Path) -> None:
     for old in folder.glob("*.svg"):
         old.unlink()
     for group, workloads in _grouped(run).items():
-        panels = [_panel(results) for results in workloads]
+        panels = [_panel(results) for results in workloads if results[0].compared]
         (folder / _file(group)).write_text(charts.bars(f"Benchmarks: {group}", panels), encoding="utf-8")
     ratios = [
         charts.Bar(

@@ -20,7 +20,7 @@ import psutil
 
 from . import tasks
 from .contestants import Contestant, warm
-from .probing import BOUND, Hangs, answer, noting, program
+from .probing import BOUND, Hangs, answer, left_of, noting, program
 
 #: How long to look at an idle pool, and how long to leave it alone before that, in seconds.
 IDLE_SECONDS = 10.0
@@ -51,12 +51,15 @@ def interrupted_program(contestant: Contestant, method: str, path: str) -> None:
 
 
 def interrupt(contestant: Contestant, method: str) -> dict[str, Any]:
-    """Seconds from Ctrl-C to the KeyboardInterrupt and to the program's end; lines on the terminal."""
+    """Seconds from Ctrl-C to the KeyboardInterrupt and to the program's end; lines on the terminal.
+
+    And `left`: how many processes are still there when the program has ended and its last words are said.
+    """
     ours, theirs = os.openpty()
     with noting() as notes:
         try:
             options = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-            with program("interrupt", contestant.name, method, notes.path, **options):
+            with program("interrupt", contestant.name, method, notes.path, **options) as process:
                 os.close(theirs)
                 for _ in range(2):
                     notes.next()
@@ -68,9 +71,12 @@ def interrupt(contestant: Contestant, method: str) -> dict[str, Any]:
                         at = notes.next(begin + BOUND - time.monotonic())
                         times["value" if at > 0 else "ended"] = abs(at) - begin
                 output = _read_terminal(ours)
+                left = left_of(process)
         finally:
             os.close(ours)
-    return {**times, "lines": output.count(b"\n")}
+    if "value" not in times and "ended" in times:
+        return {"instead": "ends without KeyboardInterrupt"}
+    return {**times, "lines": output.count(b"\n"), "left": left}
 
 
 def _read_terminal(terminal: int) -> bytes:

@@ -87,11 +87,22 @@ def program(
 
 def end(mark: bytes) -> None:
     """Kill all who wear a mark, until there is nobody left."""
-    while wearers := [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _wears(pid, mark)]:
+    while wearers := [pid for pid in _pids() if _wears(pid, mark)]:
         for pid in wearers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def left_of(process: subprocess.Popen[bytes]) -> int:
+    """How many there are of those that descend from a probe's program, besides itself."""
+    environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+    mark = next(entry for entry in environment if entry.startswith(_MARK.encode()))
+    return sum(_wears(pid, mark) for pid in _pids() if pid != process.pid)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def _wears(pid: int, mark: bytes) -> bool:
@@ -113,4 +124,8 @@ def ask(*arguments: object, bound: float) -> list[dict[str, Any]]:
         # Tasks may have printed, too.
         lines = [line for line in output.read().splitlines() if line.startswith(b"{") and line.endswith(b"}")]
     answers = [json.loads(line) for line in lines]
-    return [*answers, {"instead": f"fails (exit code {code})"}] if code and code > 0 else answers
+    # By the alarm a program ends itself that has given its answer and hangs at its end.
+    if not code or code == -signal.SIGALRM:
+        return answers
+    how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+    return [*answers, {"instead": f"fails ({how})"}]

@@ -37,7 +37,6 @@ class Contestant:
     kind: str
     open: Open
     methods: tuple[str, ...] = _ALL_METHODS
-    distribution: str = ""
     keeps_workers: bool = True
     method: str = ""
     scaled: int = 1
@@ -52,10 +51,10 @@ class Contestant:
 SERIAL = Contestant("serial", "serial", peers.serial, ("",), keeps_workers=False)
 POOL = Contestant("multiprocessing.Pool", "peer", peers.multiprocessing_pool)
 FUTURES = Contestant("futures.ProcessPoolExecutor", "peer", peers.futures)
-JOBLIB = Contestant("joblib", "peer", peers.joblib, ("loky",), "joblib")
-LOKY = Contestant("loky", "peer", peers.loky, ("loky",), "loky")
-MPIRE = Contestant("mpire", "peer", peers.mpire, distribution="mpire")
-PEBBLE = Contestant("Pebble", "peer", peers.pebble, distribution="pebble")
+JOBLIB = Contestant("joblib", "peer", peers.joblib, ("loky",))
+LOKY = Contestant("loky", "peer", peers.loky, ("loky",))
+MPIRE = Contestant("mpire", "peer", peers.mpire)
+PEBBLE = Contestant("Pebble", "peer", peers.pebble)
 PEERS = (POOL, FUTURES, JOBLIB, LOKY, MPIRE, PEBBLE)
 
 POOL_MAP = Contestant("parallelkit.pool_map", "ours", ours.pool_map, keeps_workers=False)

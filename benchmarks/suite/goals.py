@@ -12,7 +12,8 @@ Value = Callable[[Run, Result], float | None]
 
 POOL_MAP, POOL, STREAM = "parallelkit.pool_map", "parallelkit.Pool", "parallelkit.pool_imap"
 EXECUTOR = "parallelkit.ProcessPoolExecutor"
-_TIMED = ", task_timeout"
+#: In the names of those that have a deadline for each item.
+TIMED = ", task_timeout"
 #: Of the start methods these are what the goals are for; "" is for what has none.
 _METHODS = ("fork", "forkserver", "")
 
@@ -39,13 +40,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Reached:
-    """What one face has come to with one start method; None where it was not measured."""
+    """What one face has come to with one start method.
+
+    value: None where it was not measured, or where it failed: then `instead` says how. against: the peer
+    that the value comes from.
+    """
 
     goal: Goal
     face: str
     method: str
-    value: float | None
+    value: float | None = None
     against: str = ""
+    instead: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -54,12 +60,19 @@ class Reached:
             return None
         return self.value >= self.goal.goal if self.goal.at_least else self.value <= self.goal.goal
 
+    @property
+    def shown(self) -> str:
+        """The value with its unit, with so many digits that it does not look like the goal that it misses."""
+        assert self.value is not None
+        told = show(self.value, self.goal.unit)
+        return told if told != show(self.goal.goal, self.goal.unit) else show(self.value, self.goal.unit, 2)
 
-def show(value: float, unit: str) -> str:
+
+def show(value: float, unit: str, more_digits: int = 0) -> str:
     """A value with its unit."""
     if unit == "x":
-        return f"{value:.2f}x"
-    return f"{value:.1f} {unit}" if unit else f"{value:.2f}"
+        return f"{value:.{2 + more_digits}f}x"
+    return f"{value:.{1 + more_digits}f} {unit}"
 
 
 # What is compared
@@ -75,8 +88,16 @@ def _with_peer(name: str) -> Value:
     return value
 
 
+def nearest(run: Run, result: Result) -> Result | None:
+    """The peer that comes off best beside this one, round by round.
+
+    That need not be the one with the least median, and who is to be faster than all has to be faster than it.
+    """
+    return max(run.peers(result), key=result.over, default=None)
+
+
 def _with_best(run: Run, result: Result) -> float | None:
-    peer = run.best_peer(result)
+    peer = nearest(run, result)
     return None if peer is None else result.over(peer)
 
 
@@ -86,12 +107,11 @@ def _with_limit(run: Run, result: Result) -> float | None:
 
 
 def _with_ideal(run: Run, result: Result) -> float | None:
-    ideal = run.ideal(result)
-    return None if ideal is None else result.median / ideal
+    return run.over_ideal(result)
 
 
 def _efficiency(run: Run, result: Result) -> float | None:
-    over = _with_ideal(run, result)
+    over = run.over_ideal(result)
     return None if over is None else 100 / over
 
 
@@ -107,7 +127,7 @@ def _extra(name: str) -> Value:
 
 
 def _with_timeout(run: Run, result: Result) -> float | None:
-    timed = run.find(result.group, result.workload, result.contestant + _TIMED, result.method)
+    timed = run.find(result.group, result.workload, result.contestant + TIMED, result.method)
     return None if timed is None else timed.over(result)
 
 
@@ -166,14 +186,19 @@ def judge(run: Run) -> Iterator[Reached]:
     """What each face has reached with each start method, in the order of the goals."""
     for goal in GOALS:
         for face in goal.faces:
-            measured = [
-                (method, result)
-                for method in _METHODS
-                if (result := run.find(goal.group, goal.workload.format(method=method), face, method))
-                is not None
-            ]
-            if not measured:
-                yield Reached(goal, face, "", None)
-            for method, result in measured:
-                peer = run.best_peer(result) if goal.against == _BEST else None
-                yield Reached(goal, face, method, goal.value(run, result), peer.contestant if peer else "")
+            found = [one for method in _METHODS if (one := _reached(run, goal, face, method)) is not None]
+            yield from found or [Reached(goal, face, "")]
+            # With one start method but not with the other, where the workload is for both.
+            if [one.method for one in found] == ["fork"] and "{method}" not in goal.workload:
+                yield Reached(goal, face, "forkserver")
+
+
+def _reached(run: Run, goal: Goal, face: str, method: str) -> Reached | None:
+    """None where it was not asked to."""
+    workload = goal.workload.format(method=method)
+    result = run.find(goal.group, workload, face, method)
+    if result is None:
+        failed = run.failed(goal.group, workload, face, method)
+        return None if failed is None else Reached(goal, face, method, instead=failed)
+    peer = nearest(run, result) if goal.against == _BEST else None
+    return Reached(goal, face, method, goal.value(run, result), peer.contestant if peer else "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,11 @@ class ExecutorRunner(Runner):
         results: Iterator[Any] = self.executor.map(fn, items, **options)
         return results
 
+    def unordered(self, fn: Function, items: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
+        # There are no chunks on this way.
+        for future in as_completed([self.executor.submit(fn, item) for item in items]):
+            yield future.result()
+
     def call(self, fn: Function, *args: Any) -> Any:
         return self.executor.submit(fn, *args).result()
 
@@ -162,16 +168,16 @@ class _Joblib(Runner):
         return results
 
     def imap(self, fn: Function, items: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
-        return self._stream("generator", fn, items)
+        return self._stream("generator", fn, items, chunksize)
 
     def unordered(self, fn: Function, items: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
-        return self._stream("generator_unordered", fn, items)
+        return self._stream("generator_unordered", fn, items, chunksize)
 
-    def _stream(self, how: str, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+    def _stream(self, how: str, fn: Function, items: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
         import joblib
 
         call = joblib.delayed(fn)
-        parallel: Any = joblib.Parallel(self.workers, return_as=how)
+        parallel: Any = joblib.Parallel(self.workers, return_as=how, batch_size=chunksize or "auto")
         results: Iterator[Any] = parallel(call(item) for item in items)
         return results
 
@@ -249,6 +255,11 @@ class _Pebble(Runner):
     def imap(self, fn: Function, items: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
         results: Iterator[Any] = self.pool.map(fn, items, chunksize=chunksize or 1).result()
         return results
+
+    def unordered(self, fn: Function, items: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
+        # There are no chunks on this way.
+        for future in as_completed([self.pool.schedule(fn, args=(item,)) for item in items]):
+            yield future.result()
 
     def call(self, fn: Function, *args: Any) -> Any:
         return self.pool.schedule(fn, args=args).result()

@@ -1,8 +1,9 @@
 """The rounds of one workload, in turn: one of each contestant, and then the next of each.
 
-Each contestant lives in a program of its own, whose pool stays open between its rounds and has nothing to do
-while others are measured. So a minute in which the machine is slow hits all of them, threads and memory of
-one are not in the way of another, and one that hangs is ended.
+Each contestant lives in a program of its own, whose pool stays open between its rounds and is given nothing
+to do while others are measured. So a minute in which the machine is slow hits all of them, threads and memory
+of one are not in the way of another, and one that hangs is ended. What a pool that polls costs while it is
+idle, it costs all others alike.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: Where these differ, figures may not be compared.
-FINGERPRINT = ("cpu", "cpus", "architecture", "system", "kernel", "python")
+#: Where these differ, figures may not be compared: the memory in GiB, as kernels keep some for themselves.
+FINGERPRINT = ("cpu", "cpus", "memory_bytes", "architecture", "system", "kernel", "python")
 #: A contestant with none of these has a way of its own, and is compared with all.
 START_METHODS = ("fork", "forkserver", "spawn")
 
@@ -92,26 +92,51 @@ class Run:
             result.method for result in self._measured(group, workload) if result.contestant == contestant
         ]
 
-    def best_peer(self, of: Result) -> Result | None:
-        """The fastest of the peers with the same start method, or with a way of their own."""
+    def failed(self, group: str, workload: str, contestant: str, method: str) -> str | None:
+        """What happened to it in place of figures; None where it has some, or was not asked."""
+        wanted = (group, workload, contestant, method)
+        for result in self.results:
+            if (result.group, result.workload, result.contestant, result.method) == wanted:
+                return result.instead
+        return None
+
+    def peers(self, of: Result) -> list[Result]:
+        """The peers with the same start method, or with a way of their own, the fastest first."""
         comparable = [
             result
             for result in self._measured(of.group, of.workload)
             if result.kind == "peer" and _comparable(result.method, of.method)
         ]
-        return min(comparable, key=lambda result: result.median, default=None)
+        return sorted(comparable, key=lambda result: result.median)
+
+    def best_peer(self, of: Result) -> Result | None:
+        """The fastest of `peers`."""
+        return next(iter(self.peers(of)), None)
 
     def limit(self, of: Result) -> Result | None:
         """What the machine itself needs for the same."""
         limits = (result for result in self._measured(of.group, of.workload) if result.kind == "limit")
         return next(limits, None)
 
-    def ideal(self, of: Result) -> float | None:
-        """Seconds below which it cannot be done."""
+    def ideals(self, of: Result) -> list[float]:
+        """For each round the seconds below which it cannot be done; empty where that is not known.
+
+        Where that is a share of what `serial` takes, of the same round: a slow minute hits both.
+        """
         if of.ideal_share is None:
-            return of.ideal
+            return [] if of.ideal is None else [of.ideal] * len(of.seconds)
         serial = next((one for one in self._measured(of.group, of.workload) if one.kind == "serial"), None)
-        return None if serial is None else of.ideal_share * serial.median
+        return [] if serial is None else [of.ideal_share * seconds for seconds in serial.seconds]
+
+    def above_ideal(self, of: Result) -> float | None:
+        """By how many seconds it takes longer than it has to."""
+        pairs = list(zip(of.seconds, self.ideals(of), strict=False))
+        return statistics.median(mine - ideal for mine, ideal in pairs) if pairs else None
+
+    def over_ideal(self, of: Result) -> float | None:
+        """How many times as long as it has to it takes."""
+        pairs = list(zip(of.seconds, self.ideals(of), strict=False))
+        return statistics.median(mine / ideal for mine, ideal in pairs) if pairs else None
 
     def _measured(self, group: str, workload: str) -> list[Result]:
         return [
@@ -152,6 +177,10 @@ def _result(entry: dict[str, Any]) -> Result:
     return Result("primitives", entry["group"], entry["group"], contestant, kind, seconds=seconds)
 
 
+def _rounded(machine: dict[str, Any], key: str) -> object:
+    return round(machine[key] / (1 << 30)) if key == "memory_bytes" else machine[key]
+
+
 def same_machine(runs: Iterable[Run]) -> None:
     """`DifferentMachinesError` where figures of these runs may not be compared."""
     first, *others = runs
@@ -159,7 +188,7 @@ def same_machine(runs: Iterable[Run]) -> None:
         different = [
             f"{key}: {first.machine[key]} and {other.machine[key]}"
             for key in FINGERPRINT
-            if first.machine[key] != other.machine[key]
+            if _rounded(first.machine, key) != _rounded(other.machine, key)
         ]
         if different:
             raise DifferentMachinesError(

@@ -32,7 +32,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _columns(run: Run, results: Sequence[Result]) -> list[str]:
     """Those that at least one of the results has something for, besides the usual ones."""
     columns = []
-    if any(run.ideal(result) is not None for result in results):
+    if any(run.ideals(result) for result in results):
         columns += ["over the ideal", "of the ideal"]
     if any(result.items for result in results):
         columns.append("per item")
@@ -42,11 +42,11 @@ def _columns(run: Run, results: Sequence[Result]) -> list[str]:
 
 
 def _cell(run: Run, result: Result, column: str) -> str:
-    ideal = run.ideal(result)
-    if column == "over the ideal" and ideal is not None:
-        return f"{1000 * (result.median - ideal):+,.1f} ms"
-    if column == "of the ideal" and ideal is not None:
-        return f"{result.median / ideal:.3f}x"
+    above, over = run.above_ideal(result), run.over_ideal(result)
+    if column == "over the ideal" and above is not None:
+        return f"{1000 * above:+,.1f} ms"
+    if column == "of the ideal" and over is not None:
+        return f"{over:.3f}x"
     if column == "per item" and result.items:
         return duration(result.median / result.items)
     if column == "GB/s" and result.bytes:
@@ -66,7 +66,7 @@ def workload(run: Run, results: Sequence[Result]) -> str:
             rows.append([name, result.method, result.instead or "", *[""] * (3 + len(columns))])
             continue
         peer = run.best_peer(result)
-        ratio = "" if peer is None else f"{result.over(peer):.2f}x"
+        ratio = "" if peer is None or not result.compared else f"{result.over(peer):.2f}x"
         rounds = f"{len(result.seconds)}" + (f", of 1/{result.scaled}" if result.scaled > 1 else "")
         cells = [_cell(run, result, column) for column in columns]
         times = [duration(result.median), duration(min(result.seconds))]
@@ -79,15 +79,17 @@ def reached(run: Run, *, only_measured: bool = False) -> str:
     rows: dict[tuple[goals.Goal, str], dict[str, str]] = {}
     for one in goals.judge(run):
         cells = rows.setdefault((one.goal, one.face), {})
-        if one.value is not None:
+        # What has no start method stands under the first.
+        column = one.method or "fork"
+        if one.value is None:
+            cells[column] = f"{one.instead}: **no**" if one.instead else "not measured"
+        else:
             against = f" ({one.against})" if one.against else ""
-            met = "yes" if one.met else "**no**"
-            # What has no start method stands under the first.
-            cells[one.method or "fork"] = f"{goals.show(one.value, one.goal.unit)}{against}: {met}"
+            cells[column] = f"{one.shown}{against}: {'yes' if one.met else '**no**'}"
     lines = [
-        [goal.row, goal.wanted, face, cells.get("fork", "not measured"), cells.get("forkserver", "")]
+        [goal.row, goal.wanted, face, cells.get("fork", ""), cells.get("forkserver", "")]
         for (goal, face), cells in rows.items()
-        if cells or not only_measured
+        if not only_measured or set(cells.values()) != {"not measured"}
     ]
     return table(["", "goal", "of", "reached, fork", "reached, forkserver"], lines)
 
@@ -96,21 +98,21 @@ def glance(run: Run) -> list[tuple[Result, Result, float]]:
     """For each workload parallelkit's fastest and the fastest peer, and how many times as long ours takes.
 
     With fork, which all of them have that have a choice; or with the method that the workload is about.
+    What has a deadline for each item besides is not of the same kind.
     """
     found = []
     for results in run.workloads().values():
-        first = next(
-            (one for one in results if one.kind == "ours" and one.seconds and _usual(one, results)), None
-        )
+        first = next((one for one in results if one.seconds and _competes(one, results)), None)
         peer = None if first is None else run.best_peer(first)
         if first is not None and peer is not None and first.compared:
             found.append((first, peer, first.over(peer)))
     return found
 
 
-def _usual(result: Result, results: Sequence[Result]) -> bool:
+def _competes(result: Result, results: Sequence[Result]) -> bool:
     methods = [one.method for one in results if one.kind == "ours" and one.method in START_METHODS]
-    return result.method == "fork" or "fork" not in methods
+    usual = result.method == "fork" or "fork" not in methods
+    return usual and result.kind == "ours" and not result.contestant.endswith(goals.TIMED)
 
 
 def at_a_glance(run: Run) -> str:
@@ -126,12 +128,28 @@ def at_a_glance(run: Run) -> str:
 
 
 def comparison(before: Run, after: Run) -> str:
-    """Two runs of one machine: all that both have, and how the time changed."""
+    """Two runs of one machine, and how the times changed; also what only one of them has."""
     rows = []
+    later = {_place(result): result for result in after.results}
     for result in before.results:
-        other = after.find(result.group, result.workload, result.contestant, result.method)
-        if not result.seconds or other is None:
-            continue
-        times = [duration(result.median), duration(other.median), f"{other.median / result.median:.2f}x"]
-        rows.append([f"{result.group}: {result.title}", result.name, *times])
+        other = later.pop(_place(result), None)
+        ratio = ""
+        if result.seconds and other is not None and other.seconds:
+            ratio = f"{other.median / result.median:.2f}x"
+        rows.append([*_told(result), _time(result), _time(other), ratio])
+    rows += [[*_told(result), _time(None), _time(result), ""] for result in later.values()]
     return table(["", "contestant", "before", "after", "ratio"], rows)
+
+
+def _place(result: Result) -> tuple[str, ...]:
+    return result.group, result.workload, result.contestant, result.method
+
+
+def _told(result: Result) -> tuple[str, str]:
+    return f"{result.group}: {result.title}", result.name
+
+
+def _time(result: Result | None) -> str:
+    if result is None:
+        return "not measured"
+    return duration(result.median) if result.seconds else result.instead or ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import tasks
-from ..contestants import OURS, PEERS, WORKERS, each
+from ..contestants import OURS, PEERS, SERIAL, WORKERS, each
 from ..workloads import Workload, mapping
 
 _LIGHT, _HEAVY = 0.001, 0.03
@@ -27,9 +27,9 @@ def _workload(order: str, chunksize: int | None, **options: Any) -> Workload:
     return Workload(
         "balance", f"{order}, {told}",
         f"{_LIGHTS} tasks of 1 ms and {_HEAVIES} of 30 ms, heavy {order}, {told}",
-        each((*PEERS, *OURS)),
+        each((SERIAL, *PEERS, *OURS)),
         mapping(tasks.sleep, lambda _: items, lambda items, values: values == items, chunksize=chunksize),
-        ideal=max(*items, sum(items) / WORKERS), rounds=3, quick_rounds=2, warmups=0, **options,
+        ideal=max(*items, sum(items) / WORKERS), rounds=5, quick_rounds=2, warmups=0, **options,
     )  # fmt: skip
 
 

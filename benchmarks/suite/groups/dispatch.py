@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from .. import tasks
@@ -15,11 +13,11 @@ from ..contestants import (
     JOBLIB,
     LOKY,
     MPIRE,
+    OUR_EXECUTOR,
     OUR_POOL,
     OURS,
     PEBBLE,
     PEERS,
-    POOL,
     POOL_IMAP,
     POOL_MAP,
     SERIAL,
@@ -39,6 +37,8 @@ _CHUNK = _MANY // (4 * WORKERS)
 _STREAM_CHUNK = 1000
 #: These have a chunk size of 1 where nothing else is said, and cost some hundred microseconds a chunk.
 _UNCHUNKED = (FUTURES.name, LOKY.name, PEBBLE.name)
+#: Of those that have goals of a few percent.
+_ROUNDS = 9
 _ALL = each((SERIAL, *PEERS, *OURS, *TIMED))
 
 
@@ -56,20 +56,22 @@ def _pairs(items: Sequence[int], values: list[Any]) -> bool:
     return len(values) == len(items) and values[-1] == (items[-1], items[-1] + 1)
 
 
-def _streaming(how: str, make: Callable[[int], Iterable[int]]) -> Session:
+def _streaming(
+    how: str, make: Callable[[int], Iterable[int]], fn: Callable[[int], object], count: int,
+    chunksize: int | None,
+) -> Session:  # fmt: skip
     @contextlib.contextmanager
     def session(seat: Seat) -> Iterator[Round]:
-        chunksize = _STREAM_CHUNK if seat.contestant.kind == "peer" else None
+        size = seat.size(count)
+        own = _STREAM_CHUNK if seat.contestant.kind == "peer" else None
         with seat.warm() as runner:
 
             def draw() -> int:
-                count = 0
-                last = deque(enumerate(getattr(runner, how)(tasks.noop, make(_MANY), chunksize), 1), maxlen=1)
-                if last:
-                    count = last[0][0]
-                return count
+                results = getattr(runner, how)(fn, make(size), chunksize or own)
+                ((drawn, _),) = deque(enumerate(results, 1), maxlen=1)
+                return drawn
 
-            yield lambda: seat.timed(draw, lambda count: count == _MANY)
+            yield lambda: seat.timed(draw, lambda drawn: drawn == size)
 
     return session
 
@@ -78,12 +80,39 @@ def _generated(count: int) -> Iterator[int]:
     yield from range(count)
 
 
-_STREAMERS = (POOL, FUTURES, JOBLIB, LOKY, MPIRE, PEBBLE, POOL_IMAP, OUR_POOL)
-_UNORDERED = (POOL, JOBLIB, MPIRE, POOL_IMAP, OUR_POOL)
+_STREAMERS = (SERIAL, *PEERS, POOL_IMAP, OUR_POOL)
+#: These have `as_completed` for results as they come, and no chunks there.
+_AS_COMPLETED = (*_UNCHUNKED, OUR_EXECUTOR.name)
 _STREAM_NOTE = (
     "parallelkit and joblib choose their chunks themselves; the others, which choose none for a stream, "
     f"are told a chunk size of {_STREAM_CHUNK:,}."
 )
+_UNORDERED_NOTE = "Of an executor and of Pebble it is `as_completed`, which knows no chunks."
+
+
+def _streamed(
+    what: str, told: str, fn: Callable[[int], object], count: int, chunksize: int | None
+) -> Iterator[Workload]:
+    """The same work one by one: in order, as the results come, and from a generator."""
+    for how, way, make in (
+        ("imap", "in order", range), ("unordered", "as they come", range),
+        ("generator", "from a generator", _generated),
+    ):  # fmt: skip
+        contestants = each((*_STREAMERS, OUR_EXECUTOR) if chunksize is None else _STREAMERS)
+        note = _STREAM_NOTE if chunksize is None else ""
+        if how == "unordered":
+            contestants = slow(contestants, count // 2000, *_AS_COMPLETED)
+            note = f"{note} {_UNORDERED_NOTE}".strip()
+        elif chunksize is not None:
+            contestants = slow(contestants, 10, *_UNCHUNKED)
+        if chunksize is not None:
+            contestants = slow(slow(contestants, 10, JOBLIB.name), 4, MPIRE.name)
+        method = "unordered" if how == "unordered" else "imap"
+        yield Workload(
+            "dispatch", f"{how}{what}", f"{count:,} {told}, one by one, {way}", contestants,
+            _streaming(method, make, fn, count, chunksize), items=count, note=note, rounds=3,
+            quick=(how, what) == ("imap", ""),
+        )  # fmt: skip
 
 
 def _one_by_one() -> tuple[Contestant, ...]:
@@ -92,15 +121,14 @@ def _one_by_one() -> tuple[Contestant, ...]:
     return slow(slow(entries, 10, *_UNCHUNKED, JOBLIB.name), 4, MPIRE.name)
 
 
-_few = functools.partial(replace, rounds=3)
 WORKLOADS = (
     Workload(
         "dispatch", "no-ops", f"{_MANY:,} no-ops, own chunking", slow(_ALL, 20, *_UNCHUNKED),
-        mapping(tasks.noop, range_of(_MANY), nones), items=_MANY,
+        mapping(tasks.noop, range_of(_MANY), nones), items=_MANY, rounds=_ROUNDS,
     ),
     Workload(
         "dispatch", "tuples", f"{_MANY:,} tuples as results, own chunking", slow(_ALL, 20, *_UNCHUNKED),
-        mapping(tasks.pair, range_of(_MANY), _pairs), items=_MANY,
+        mapping(tasks.pair, range_of(_MANY), _pairs), items=_MANY, rounds=_ROUNDS,
     ),
     Workload(
         "dispatch", "large chunks", f"{_MANY:,} no-ops, everybody told a chunk size of {_CHUNK:,}", _ALL,
@@ -108,21 +136,12 @@ WORKLOADS = (
     ),
     Workload(
         "dispatch", "chunksize 1", f"{_FEWER:,} no-ops, chunk size 1", _one_by_one(),
-        mapping(tasks.noop, range_of(_FEWER), nones, chunksize=1), items=_FEWER,
+        mapping(tasks.noop, range_of(_FEWER), nones, chunksize=1), items=_FEWER, rounds=_ROUNDS,
         note="parallelkit's executor takes a chunk size of 1 for no wish at all, and has no place here. Its "
         "maps take it for the least: a worker is handed several short items at a time, and what none has "
-        "begun is taken back. `pool_imap` hands out chunks as they are asked for.",
+        "begun is taken back.",
     ),
-    _few(Workload(
-        "dispatch", "imap", f"{_MANY:,} no-ops, one by one, in order", each(_STREAMERS),
-        _streaming("imap", range), items=_MANY, note=_STREAM_NOTE,
-    )),
-    _few(Workload(
-        "dispatch", "unordered", f"{_MANY:,} no-ops, one by one, as they come", each(_UNORDERED),
-        _streaming("unordered", range), items=_MANY, note=_STREAM_NOTE, quick=False,
-    )),
-    _few(Workload(
-        "dispatch", "generator", f"{_MANY:,} no-ops, one by one, from a generator", each(_STREAMERS),
-        _streaming("imap", _generated), items=_MANY, note=_STREAM_NOTE, quick=False,
-    )),
+    *_streamed("", "no-ops", tasks.noop, _MANY, None),
+    *_streamed(" tuples", "tuples as results", tasks.pair, _MANY, None),
+    *_streamed(" chunksize 1", "no-ops, chunk size 1", tasks.noop, _FEWER, 1),
 )  # fmt: skip

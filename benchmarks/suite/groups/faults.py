@@ -40,11 +40,19 @@ def _figure(figure: str) -> Session:
             answer: dict[str, Any] = answers[0] if answers else {}
             if "value" not in answer:
                 raise Instead(answer.get("instead", f"hangs (> {probing.BOUND:g} s)"))
-            return Figure(answer["value"])
+            return Figure(answer["value"], _beside(answer))
 
         yield once
 
     return session
+
+
+def _beside(answer: dict[str, Any]) -> dict[str, float]:
+    """What else there is to say of a Ctrl-C."""
+    if "left" not in answer:
+        return {}
+    ended = answer.get("ended", probing.BOUND)
+    return {"to the program's end, ms": 1000 * ended, "processes left then": answer["left"]}
 
 
 def _no_runner(*_: object) -> Any:
@@ -59,8 +67,8 @@ _ALL = each((*(replace(peer, open=_OPEN) for peer in (POOL, FUTURES, LOKY, MPIRE
 def _workload(name: str, title: str, figure: str, *names: str) -> Workload:
     contestants = [contestant for contestant in _ALL if not names or contestant.name in (*names, _OURS.name)]
     return Workload(
-        "faults", name, title, contestants, _figure(figure), rounds=2, quick_rounds=1, warmups=0,
-        note="docs/faults.md has more of these, each from more runs.",
+        "faults", name, title, contestants, _figure(figure), rounds=3, quick_rounds=1, warmups=0,
+        note="docs/faults.md has more of these, each from more runs. joblib's workers are loky's.",
     )  # fmt: skip
 
 

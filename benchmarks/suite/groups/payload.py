@@ -146,8 +146,15 @@ def _equal(items: Sequence[Any], values: list[Any]) -> bool:
 
 _BY_INITIALIZER = ", initializer"
 _BY_SHARING = ", shared_objects"
-# multiprocessing.Pool sends the function once a chunk, and makes as many of an eighth of the items.
-_PARTIAL_CONTESTANTS = slow(each((SERIAL, *PEERS, *_OURS)), 8, FUTURES.name, LOKY.name, PEBBLE.name, rounds=1)
+_IN_LARGE_CHUNKS = f", chunks of {_PARTIAL_ITEMS // WORKERS}"
+# A peer sends the function once a chunk: with the chunks that it chooses, and with the largest.
+_PARTIAL_CONTESTANTS = slow(
+    each((
+        SERIAL, *PEERS, *_OURS,
+        *(replace(peer, name=peer.name + _IN_LARGE_CHUNKS) for peer in PEERS),
+    )),
+    1, FUTURES.name, LOKY.name, PEBBLE.name,
+)  # fmt: skip
 #: What their manuals advise for a large argument that all items have in common.
 _ADVISED = each((
     *(replace(peer, name=peer.name + _BY_INITIALIZER) for peer in (POOL, FUTURES, LOKY, PEBBLE)),
@@ -161,13 +168,13 @@ def _array() -> Any:
     return np.arange(_PARTIAL_BYTES / 8)
 
 
-def _weighed(count: int, values: list[float]) -> bool:
-    return values == [2.0 * number for number in range(count)]
+def _weighed(values: list[float]) -> bool:
+    return values == [2.0 * number for number in range(_PARTIAL_ITEMS)]
 
 
 @contextlib.contextmanager
-def _open(contestant: Contestant, array: Any) -> Iterator[Callable[[int], list[float]]]:
-    """Call with the number of items."""
+def _open(contestant: Contestant, array: Any) -> Iterator[Callable[[], list[float]]]:
+    """Call it for the results."""
     open_: Any = contestant.open
     fn: Callable[[int], float] = functools.partial(tasks.weigh, array)
     if contestant.name.endswith(_BY_INITIALIZER):
@@ -179,33 +186,36 @@ def _open(contestant: Contestant, array: Any) -> Iterator[Callable[[int], list[f
     else:
         opened = open_(WORKERS, contestant.method)
     with opened as runner:
-        yield lambda count: runner.map(fn, range(count))
+        yield lambda: runner.map(fn, range(_PARTIAL_ITEMS), _chunksize(contestant))
+
+
+def _chunksize(contestant: Contestant) -> int | None:
+    return _PARTIAL_ITEMS // WORKERS if contestant.name.endswith(_IN_LARGE_CHUNKS) else None
 
 
 @contextlib.contextmanager
 def _partial_fresh(seat: Seat) -> Iterator[Round]:
-    count = seat.size(_PARTIAL_ITEMS)
-
     def once() -> Figure:
         array = _array()
 
         def life() -> list[float]:
             with _open(seat.contestant, array) as run:
-                return run(count)
+                return run()
 
-        return seat.timed(life, lambda values: _weighed(count, values))
+        return seat.timed(life, _weighed)
 
     yield once
 
 
 @contextlib.contextmanager
 def _partial_warm(seat: Seat) -> Iterator[Round]:
-    count = seat.size(_PARTIAL_ITEMS)
     with seat.warm() as runner:
 
         def once() -> Figure:
             fn = functools.partial(tasks.weigh, _array())
-            return seat.timed(lambda: runner.map(fn, range(count)), lambda values: _weighed(count, values))
+            return seat.timed(
+                lambda: runner.map(fn, range(_PARTIAL_ITEMS), _chunksize(seat.contestant)), _weighed
+            )
 
         yield once
 
@@ -256,12 +266,13 @@ WORKLOADS = (
     Workload(
         "payload", "partial, fresh", f"{_PARTIAL}, fresh pool",
         (*_PARTIAL_CONTESTANTS, *_ADVISED), _partial_fresh, rounds=3, quick_rounds=2, warmups=0,
-        note="Where a manual advises another way for an argument that all items share, that is here, too.",
+        note="Where a manual advises another way for an argument that all items share, that is here, too; "
+        "and each peer with the largest chunks, as it sends the function with each.",
     ),
     Workload(
         "payload", "partial, warm", f"{_PARTIAL}, warm pool",
         _PARTIAL_CONTESTANTS, _partial_warm, rounds=3, quick_rounds=2, quick=False,
-        note="The array is a new one in each round.",
+        note="The array is a new one in each round. Each peer is here with the largest chunks, too.",
     ),
     Workload(
         "payload", "partial, copies", f"{_PARTIAL}: what the workers hold of it",

@@ -17,6 +17,7 @@ from ..contestants import (
     PEBBLE,
     PEERS,
     POOL_MAP,
+    SERIAL,
     each,
     slow,
 )  # fmt: skip
@@ -38,12 +39,12 @@ def _sleepers(workers: int, **options: Any) -> Workload:
 
 
 def _items(count: int, **options: Any) -> Workload:
-    contestants = (*each(PEERS, FORK), *each((POOL_MAP, OUR_POOL, OUR_EXECUTOR), FORK))
+    contestants = each((SERIAL, *PEERS, POOL_MAP, OUR_POOL, OUR_EXECUTOR), FORK)
     unchunked = (FUTURES.name, LOKY.name, PEBBLE.name)
     if count >= 100_000:
         contestants = slow(contestants, count // 5000, *unchunked, rounds=1)
     if count >= 1_000_000:
-        contestants = slow(contestants, count // 100_000, JOBLIB.name, MPIRE.name, rounds=1)
+        contestants = slow(contestants, count // 1_000_000, JOBLIB.name, MPIRE.name, rounds=1)
     return Workload(
         "scale", f"{count} items", f"{count:,} no-ops on two workers", contestants,
         mapping(tasks.noop, range_of(count), nones, workers=2), items=count, **options,

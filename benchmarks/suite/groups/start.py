@@ -33,13 +33,13 @@ _TASK_SECONDS = 0.05
 _IMPORT = "import sys, time; begin = time.perf_counter(); import {}; print(time.perf_counter() - begin)"
 
 
-def _importing(name: str, kind: str, modules: str, distribution: str = "") -> Contestant:
+def _importing(name: str, kind: str, modules: str) -> Contestant:
     """A contestant that is only imported; its `open` is never called."""
 
     def unused(*_: object) -> Any:
         raise NotImplementedError(modules)
 
-    return Contestant(name, kind, unused, ("",), distribution, keeps_workers=False)
+    return Contestant(name, kind, unused, ("",), keeps_workers=False)
 
 
 _MODULES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from .. import tasks
-from ..contestants import JOBLIB, MPIRE, OUR_POOL, POOL, POOL_IMAP, each, slow
+from ..contestants import JOBLIB, MPIRE, OUR_POOL, POOL, POOL_IMAP, SERIAL, each, slow
 from ..workloads import Figure, Round, Seat, Workload
 
 _COUNT = 10_000_000
@@ -58,7 +58,7 @@ def _peak(process: psutil.Process) -> int:
 
 
 _CONTESTANTS = slow(
-    slow(each((POOL, JOBLIB, MPIRE, POOL_IMAP, OUR_POOL)), 10, POOL.name, JOBLIB.name, rounds=1),
+    slow(each((SERIAL, POOL, JOBLIB, MPIRE, POOL_IMAP, OUR_POOL)), 10, JOBLIB.name, rounds=1),
     20, MPIRE.name, rounds=1,
 )  # fmt: skip
 WORKLOADS = (
@@ -67,6 +67,6 @@ WORKLOADS = (
         _CONTESTANTS,
         _session, items=_COUNT, rounds=1, warmups=0, quick=False, bound=240,
         note="Memory is the peak of the resident set: by how much the parent's grew, and the largest "
-        "worker's, with the smaller problem for who got one. multiprocessing.Pool draws all at once.",
+        "worker's, with the smaller problem for who got one.",
     ),
 )  # fmt: skip
