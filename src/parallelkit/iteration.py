@@ -188,7 +188,8 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
 
         They count as taken when all of them are: no more than half of what waits, so that work goes on.
         """
-        results, batch = self._stream.results, []
+        results = self._stream.results
+        batch: list[Any] = []
         while len(batch) < most and type(results[0]) is not InPlace:
             batch.append(results.popleft())
         self._batch, self._batch_size = iter(batch), len(batch)
