@@ -40,7 +40,7 @@ median among those with the same start method (joblib and loky have their own, a
 for a goal it is the one beside which parallelkit comes off worst. A face that fails has not met its goal.
 Where "rounds" says *of 1/20*, that contestant got a problem of a twentieth, as it would need too long for all
 of it, and what it took is multiplied by twenty. "serial" is one process without a pool; a "limit" is what the
-machine needs for the same bytes without any library."""
+machine needs for the same without any library."""
 
 
 def page(run: Run, charts_folder: str) -> str:

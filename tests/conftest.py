@@ -186,4 +186,5 @@ class Counting:
             file.write("x")
 
     def runs(self) -> dict[str, int]:
-        return {path.name.removeprefix("ran-"): path.stat().st_size for path in self.folder.glob("ran-*")}
+        sizes = {path.name.removeprefix("ran-"): path.stat().st_size for path in self.folder.glob("ran-*")}
+        return {name: size for name, size in sizes.items() if size}  # others are just being written

@@ -172,8 +172,16 @@ class Shield:
         """Whether this thread holds it."""
         return bool(self._lock._is_owned())
 
-    def _is_owned(self) -> bool:  # threading.Condition asks
+    # threading.Condition asks for these
+
+    def _is_owned(self) -> bool:
         return bool(self._lock._is_owned())
+
+    @property
+    def locked(self) -> Callable[[], bool]:
+        """From Python 3.14 on, as an `RLock` has it."""
+        locked: Callable[[], bool] = self._lock.locked
+        return locked
 
     def acquire(self, blocking: bool = True) -> bool:
         """Take the lock, with the signals blocked. RuntimeError where this thread has it already."""

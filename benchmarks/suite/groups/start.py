@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from ..contestants import (
     SPAWN,
     Contestant,
     each,
+    limit,
     slow,
 )  # fmt: skip
 from ..workloads import Figure, Round, Seat, Workload, mapping
@@ -83,11 +85,33 @@ def _many(seat: Seat) -> Iterator[Round]:
     yield once
 
 
+@contextlib.contextmanager
+def _two_lives(seat: Seat) -> Iterator[Round]:
+    """As a limit, two processes that end at once; all others have two items worked on."""
+    if seat.contestant.kind != "limit":
+        working = mapping(abs, lambda _: [-1, -2], lambda _, values: values == [1, 2], fresh=True)
+        with working(seat) as once:
+            yield once
+        return
+
+    def fork_both() -> None:
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+
+    yield lambda: seat.timed(fork_both, lambda _: True)
+
+
 def _two_items(method: str, **options: Any) -> Workload:
+    limits = (limit("two bare forks"),) if method == FORK else ()
     return Workload(
         "start", f"two items, {method}", f"start, two items, stop ({method})",
-        each((*PEERS, *_OURS), method),
-        mapping(abs, lambda _: [-1, -2], lambda _, values: values == [1, 2], fresh=True), **options,
+        (*each((*PEERS, *_OURS), method), *limits), _two_lives, **options,
     )  # fmt: skip
 
 
