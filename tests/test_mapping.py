@@ -283,7 +283,7 @@ class TestBadInput:
             ({"retry_on": "ValueError"}, TypeError, "retry_on must be an exception type"),
             ({"memory_limit": "lots"}, ValueError, "memory_limit must be a number of bytes or text"),
             ({"memory_limit": -5}, ValueError, "memory_limit must be more than 0"),
-            ({"start_method": "vfork"}, ValueError, "start_method must be 'fork', 'spawn' or 'forkserver'"),
+            ({"start_method": "vfork"}, ValueError, "start_method must be 'fork', 'forkserver' or 'spawn'"),
             ({"engine": "cluster"}, ValueError, "engine must be 'processes', 'threads', 'serial'"),
             ({"engine": 7}, TypeError, "engine must be a name or an Engine, not 7"),
             ({"initializer": 3}, TypeError, "initializer must be callable, not 3"),

@@ -96,7 +96,7 @@ WORKERS = [
     ("memory_limit", 0, ValueError, "memory_limit must be more than 0 bytes, not 0"),
     ("memory_limit", -1, ValueError, "memory_limit must be more than 0 bytes, not -1"),
     ("memory_limit", 1e9, TypeError, "memory_limit must be a number of bytes or text such as '2GiB'"),
-    ("start_method", "vfork", ValueError, f"start_method must be {', '.join(map(repr, METHODS[:-1]))} or "),
+    ("start_method", "vfork", ValueError, "start_method must be 'fork', 'forkserver' or 'spawn'"),
     ("start_method", 3, TypeError, "start_method must be the name of a start method, not 3"),
     ("start_method", [], TypeError, "start_method must be the name of a start method, not []"),
     (

@@ -123,7 +123,7 @@ def test_the_exception_arrives_with_its_traceback(
     printed = capfd.readouterr().err
     if make is not ForkServerProcess:  # which writes to the stderr that its server was started with
         assert printed.startswith(f"Process {process.name}:\nTraceback")
-        assert printed.endswith("ZeroDivisionError: integer division or modulo by zero\n")
+        assert printed.endswith(f"ZeroDivisionError: {error}\n")
 
 
 def test_the_users_own_exception_is_whole(make: type[Process[Any]], capfd: Any) -> None:
@@ -318,7 +318,8 @@ def test_what_was_collected_unasked_leaves_no_descriptor() -> None:
     process.start()
     gone = weakref.ref(process)
     wait_until_dead(process)
-    multiprocessing.active_children()
+    while multiprocessing.active_children():  # a fork server tells of an end a moment later
+        time.sleep(0.001)
     del process
     gc.collect()
     assert gone() is None

@@ -179,7 +179,7 @@ def worker_settings(
 
     >>> worker_settings(start_method="vfork")
     Traceback (most recent call last):
-    ValueError: start_method must be 'fork', 'spawn' or 'forkserver', not 'vfork'
+    ValueError: start_method must be 'fork', 'forkserver' or 'spawn', not 'vfork'
     """
     _refuse(unknown, MapOptions)
     chosen = resolve(engine)
@@ -291,5 +291,5 @@ def _start_method(value: str | None) -> str | None:
         return value
     if not isinstance(value, str):
         raise TypeError(f"start_method must be the name of a start method, not {value!r}")
-    names = [repr(method) for method in methods]
+    names = [repr(method) for method in sorted(methods)]  # each Python has them in an order of its own
     raise ValueError(f"start_method must be {', '.join(names[:-1])} or {names[-1]}, not {value!r}")
