@@ -55,7 +55,7 @@ def test_an_input_that_ends_while_the_caller_drives(engine: Options, ending: str
     while not stream.over:
         assert driver.wait(call, 30, stream.has_news)
         if stream.results:
-            assert stream.results.popleft() == 9
+            assert stream.results.popleft() == [9]
             driver.consumed(call, 1)
     feeder.join()
     assert isinstance(stream.exception, InputError if ending == "raise" else type(None))
@@ -89,7 +89,7 @@ def test_a_shutdown_while_another_thread_drives(engine: Options) -> None:
         thread.join(30)
         assert not thread.is_alive()
     assert driver.closed
-    assert list(stream.results) == [16]
+    assert list(stream.results) == [[16]]
 
 
 def test_an_item_is_worked_on_while_the_next_is_awaited(engine: Options) -> None:

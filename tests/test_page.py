@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 import socket
 import threading
 import time
@@ -116,6 +117,15 @@ _results = st.one_of(
     _numbers,
     st.text(max_size=5),
     st.sampled_from([(), [None], {}, b"", b"x" * 20_000, b"y" * 40_000, ValueError("raised"), Poison()]),
+    st.sampled_from(
+        ["\ud800", ("\ud800",), bytearray(b"z"), 1j, signal.SIGINT, (signal.SIGINT,), ((1,),), ([2],)]
+    ),
+)
+_plain = st.one_of(
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.tuples(_numbers, st.text(max_size=3), st.none()),
+    st.lists(_numbers, max_size=3).map(tuple),
 )
 
 
@@ -125,6 +135,7 @@ _results = st.one_of(
         st.lists(st.integers(0, 9), min_size=1, max_size=30),
         st.lists(st.floats(0, 9), min_size=1, max_size=30),
         st.lists(st.none(), min_size=1, max_size=30),
+        st.lists(_plain, min_size=1, max_size=30),
     ),
     copies=st.sampled_from([1, 1, 1, 400]),
 )
@@ -172,6 +183,8 @@ def test_what_a_worker_sends_is_what_its_tasks_gave(results: list[Any], copies: 
             assert (type(value), value.args) == (ValueError, ("raised",))
         else:
             assert (type(value), value) == (type(result), result)
+            if type(result) is tuple:
+                assert list(map(type, value)) == list(map(type, result))
 
 
 def test_a_death_while_results_are_sent_costs_none_of_them(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Generic, Self, TypeVar
 
 from .errands import Errand
-from .iteration import InPlace, Stream, raise_for
+from .iteration import NOTHING, InPlace, Reader, Stream, raise_for
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -26,7 +26,7 @@ class AsyncResultIterator(AsyncIterator[R_co], Generic[R_co]):
         self._start = start
         self._errand: Errand | None = None
         self._closed = False
-        self._untold = 0  # results taken that the scheduler does not know of
+        self._reader = Reader(stream)
         self._turn = 0  # results taken since the loop had its turn
 
     def __aiter__(self) -> Self:
@@ -42,15 +42,13 @@ class AsyncResultIterator(AsyncIterator[R_co], Generic[R_co]):
             if self._turn >= _RESULTS_A_TURN:
                 self._turn = 0
                 await asyncio.sleep(0)
-            while not self._stream.results:
+            while (entry := self._reader.take()) is NOTHING:
                 await self._wait()
         except asyncio.CancelledError:
             await self.aclose()
             raise
-        entry = self._stream.results.popleft()
         self._turn += 1
-        self._untold += 1
-        if self._untold > len(self._stream.results) // 2:
+        if self._reader.should_tell:
             self._tell()
         if type(entry) is InPlace:
             await self.aclose()
@@ -80,13 +78,13 @@ class AsyncResultIterator(AsyncIterator[R_co], Generic[R_co]):
         raise_for(error, "the call")
 
     def _tell(self) -> None:
-        if self._untold and self._errand is not None:
-            count, self._untold = self._untold, 0
+        if self._errand is not None and (count := self._reader.tell()):
             self._errand.consumed(count)
 
     async def aclose(self) -> None:
         """End what is still under way, and wait until it has ended; there are no more results then."""
         self._closed = True
+        self._reader.clear()
         self._stream.results.clear()
         if self._errand is not None:
             self._errand.news.set()  # for others who wait

@@ -24,6 +24,7 @@ from .driver import Call, Driver, Sink
 from .engines import Engine, Style
 from .errors import ClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitError
 from .futures import Callbacks, Future, Settlement
+from .gathering import as_sequence
 from .iteration import ResultIterator, Stream
 from .options import Arguments, CallSettings, RetryOn
 from .progress import Progress, check_progress
@@ -232,7 +233,7 @@ class ProcessPoolExecutor(standard.ProcessPoolExecutor):
         items: Any = iterables[0] if style is Style.CALL else zip(*iterables)  # noqa: B905
         spec = settings.stream(None, ordered=True, buffersize=buffered)
         if buffered is None:
-            items = list(items)
+            items = as_sequence(items)
             spec = replace(spec, size=len(items), at_hand=True)
         else:
             items = iter(items)
@@ -420,7 +421,7 @@ def _until_failure(results: ResultIterator[R]) -> Iterator[R]:
     with results:
         while True:
             try:
-                result = [results.next()]
+                result = [next(results)]
             except StopIteration:
                 return
             yield result.pop()  # and nothing is kept here that the caller lets go

@@ -28,6 +28,16 @@ def as_input(items: Iterable[Any]) -> Sequence[Any] | Iterator[Any]:
     return iter(items)
 
 
+def as_sequence(items: Iterable[Any]) -> Sequence[Any]:
+    """All items, drawn now where they are not there yet.
+
+    >>> as_sequence(iter("ab"))
+    ['a', 'b']
+    """
+    source = as_input(items)
+    return list(source) if isinstance(source, Iterator) else source
+
+
 class Gathering:
     """Takes the outcomes of one call until it is over.
 

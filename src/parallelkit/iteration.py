@@ -16,7 +16,7 @@ from .progress import Guarded, make_reporter
 from .scheduler import Deliver
 
 R_co = TypeVar("R_co", covariant=True)
-_NOTHING: Any = object()
+NOTHING: Any = object()
 
 
 class InPlace:
@@ -34,7 +34,8 @@ class Stream:
 
     def __init__(self, settings: CallSettings, size: int | None) -> None:
         self.errors = settings.errors
-        self.results: deque[Any] = deque()
+        #: In batches, the first result of each at its end. One that is to be raised has a batch of its own.
+        self.results: deque[list[Any]] = deque()
         self.over: bool = False
         self.exception: BaseException | None = None
         self.failures: list[BaseException] = []  # where they are to be raised together
@@ -48,12 +49,12 @@ class Stream:
         self.completed += len(values)
         self.failed += len(failures)
         if self.errors == "return":
-            for offset, value in enumerate(values):
-                index = outcomes.start + offset
-                failed = offset in failures
-                self.results.append(Failure(index, failures[offset]) if failed else Success(index, value))
+            self._add([
+                Failure(index, failures[offset]) if offset in failures else Success(index, value)
+                for offset, (index, value) in enumerate(enumerate(values, outcomes.start))
+            ])  # fmt: skip
         elif not failures:
-            self.results.extend(values)
+            self._add(values)
         else:
             self._deliver_failures(outcomes.start, values, failures)
         if self.reporter is not None:
@@ -64,11 +65,17 @@ class Stream:
     def _deliver_failures(self, start: int, values: list[Any], failures: Any) -> None:
         if self.errors == "group":
             self.failures += failures.values()
-        for offset, value in enumerate(values):
-            if offset not in failures:
-                self.results.append(value)
-            elif self.errors == "raise":
-                self.results.append(InPlace(failures[offset], start + offset))
+        begin = 0
+        for offset in sorted(failures):
+            self._add(values[begin:offset])
+            if self.errors == "raise":
+                self._add([InPlace(failures[offset], start + offset)])
+            begin = offset + 1
+        self._add(values[begin:])
+
+    def _add(self, batch: list[Any]) -> None:
+        if batch:
+            self.results.append(batch[::-1])
 
     def finish(self, exception: BaseException | None) -> None:
         """There will be no more."""
@@ -88,10 +95,58 @@ class Stream:
 
     def untaken_failures(self) -> list[BaseException]:
         """What nobody has been told."""
-        waiting = [entry.exception for entry in self.results if isinstance(entry, InPlace)]
+        waiting = [batch[0].exception for batch in self.results if isinstance(batch[0], InPlace)]
         if self.exception is None or isinstance(self.exception, ClosedError):
             return waiting  # that the rest was given up is for who asks for more
         return [*waiting, self.exception]
+
+
+class Reader:
+    """Takes the results of a stream, a batch at a time, and counts those that the scheduler was not told of.
+
+    A batch counts when all of it has been taken.
+    """
+
+    __slots__ = ("_batches", "_size", "_stream", "_untold", "batch")
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        #: Results at hand, the next at the end; several threads may `pop` it. None of them is to be raised.
+        self.batch: list[Any] = []
+        self._size = 0
+        self._untold = 0
+        self._batches = 0
+
+    def take(self) -> Any:
+        """The next result, or `NOTHING`."""
+        try:
+            return self.batch.pop()
+        except IndexError:
+            self._untold += self._size
+            self._size = 0
+        if not self._stream.results:
+            return NOTHING
+        batch = self._stream.results.popleft()
+        entry = batch.pop()
+        self._untold += 1
+        self._batches += 1
+        self._size = len(batch)
+        self.batch = batch
+        return entry
+
+    @property
+    def should_tell(self) -> bool:
+        """Whether much of what there was has been taken: then it is time for more."""
+        return self._batches > len(self._stream.results) // 2
+
+    def tell(self) -> int:
+        """How many were taken since this was asked for last."""
+        count, self._untold, self._batches = self._untold, 0, 0
+        return count
+
+    def clear(self) -> None:
+        """Forget what is at hand."""
+        self.batch, self._size = [], 0
 
 
 def raise_for(exception: BaseException, whose: str) -> NoReturn:
@@ -119,9 +174,7 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
         self._owns_driver = owns_driver
         self._driver: Driver | None = None
         self._call: Call | None = None
-        self._batch: Iterator[Any] = iter(())  # results at hand, which `__next__` gives without the lock
-        self._batch_size = 0
-        self._untold = 0  # results taken that the scheduler does not know of
+        self._reader = Reader(stream)
         self._begun = False
         self._closed = False
         self._lock = threading.RLock()
@@ -136,8 +189,11 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
         return self
 
     def __next__(self) -> R_co:
-        entry: Any = next(self._batch, _NOTHING)
-        return self.next() if entry is _NOTHING else entry
+        try:
+            result: R_co = self._reader.batch.pop()  # without the lock
+        except IndexError:
+            return self.next()
+        return result
 
     def next(self, timeout: float | None = None) -> R_co:
         """The next result. `CallTimeoutError` where it is not there within `timeout` seconds.
@@ -147,7 +203,7 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
         """
         limit = None if timeout is None else seconds("timeout", timeout, zero=True)
         deadline = None if limit is None else time.monotonic() + limit
-        while (entry := self._take()) is _NOTHING:
+        while (entry := self._take()) is NOTHING:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not self._wait(left):
                 assert limit is not None
@@ -160,39 +216,19 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
         raise_for(entry.exception, f"item {entry.index}")
 
     def _take(self) -> Any:
-        """What comes next, or `_NOTHING` where it is not there yet. Raises at the end."""
+        """What comes next, or `NOTHING` where it is not there yet. Raises at the end."""
         with self._lock:
-            entry = next(self._batch, _NOTHING)
-            if entry is not _NOTHING:
-                return entry
             self._begun = True
-            self._untold += self._batch_size
-            self._batch_size = 0
-            results = self._stream.results
             over = self._stream.over or self._closed  # asked first: the last results come before the end
-            if not results:
+            entry = self._reader.take()
+            if entry is NOTHING:
                 if over:
                     self._end()
                 self.start()
                 self._tell()
-                return _NOTHING
-            entry = results.popleft()
-            self._untold += 1
-            if self._untold > len(results) // 2:
+            elif self._reader.should_tell:
                 self._tell()
-            self._fill_batch(len(results) // 2)
             return entry
-
-    def _fill_batch(self, most: int) -> None:
-        """Have results at hand, up to one that is to be raised.
-
-        They count as taken when all of them are: no more than half of what waits, so that work goes on.
-        """
-        results = self._stream.results
-        batch: list[Any] = []
-        while len(batch) < most and type(results[0]) is not InPlace:
-            batch.append(results.popleft())
-        self._batch, self._batch_size = iter(batch), len(batch)
 
     def _wait(self, timeout: float | None) -> bool:
         # Without the lock: `close` has to get in, and others who have less time.
@@ -209,8 +245,7 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
             raise
 
     def _tell(self) -> None:
-        if self._untold and self._driver is not None and self._call is not None:
-            count, self._untold = self._untold, 0
+        if self._driver is not None and self._call is not None and (count := self._reader.tell()):
             self._driver.consumed(self._call, count)
 
     def _end(self) -> None:
@@ -227,7 +262,7 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
                 return
             self._closed = True
             driver, call, stream = self._driver, self._call, self._stream
-            self._batch, self._batch_size = iter(()), 0
+            self._reader.clear()
             stream.results.clear()
             if stream.reporter is not None:
                 stream.reporter.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as standard
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -18,7 +18,7 @@ from . import options as checks
 from .driver import Call, Driver
 from .engines import Engine, Style
 from .errors import ClosedError, TaskTimeoutError, WorkerDiedError
-from .gathering import as_input
+from .gathering import as_input, as_sequence
 from .iteration import ResultIterator, Stream
 from .options import Arguments, CallOptions, CallSettings, ErrorCallback, Errors, Raising, RetryOn
 from .outcomes import Outcome
@@ -343,7 +343,7 @@ class Pool:
         checks.iterable(iterable)
         settings = self._settings(errors, chunksize, options)
         self._check_open()
-        items = list(iterable)  # the caller may change his own before all of them are sent
+        items = as_sequence(iterable)
         result: AsyncResult[list[Any]] = AsyncResult(
             self._driver, self._unretrieved, settings, len(items), callback, error_callback, single=False
         )
@@ -352,7 +352,7 @@ class Pool:
         return self._submit(result, func, style, items, spec)
 
     def _submit(
-        self, result: AsyncResult[R], func: Any, style: Style, items: list[Any], spec: JobSpec
+        self, result: AsyncResult[R], func: Any, style: Style, items: Sequence[Any], spec: JobSpec
     ) -> AsyncResult[R]:
         self._check_open()
         result._call = self._driver.submit(func, style, items, spec, result._gathering)

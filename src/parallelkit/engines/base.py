@@ -76,10 +76,10 @@ class Work:
     sequence: Sequence[Any] | None = None
     drawn: dict[int, Any] = field(default_factory=dict)
 
-    def items(self, start: int, stop: int) -> list[Any]:
-        """Items `start` to `stop` (exclusive)."""
+    def items(self, start: int, stop: int) -> Sequence[Any]:
+        """Items `start` to `stop` (exclusive); of a range a range, which is sent as its ends."""
         if self.sequence is not None:
-            return list(self.sequence[start:stop])
+            return self.sequence[start:stop]
         drawn = self.drawn
         return [drawn[index] for index in range(start, stop)]
 

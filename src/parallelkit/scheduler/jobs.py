@@ -13,6 +13,8 @@ from .messages import Chunk, Deliver, JobSpec
 #: Seconds of work that a chunk aims at: long against a hand-over (about 50 µs), short against what a
 #: person or a skewed end of a call notices.
 CHUNK_SECONDS = 0.004
+#: The last chunks of a call need not be shorter than this, in seconds: nobody waits longer for the others.
+TAIL_SECONDS = 0.0005
 #: A chunk is at most so many times the one before: one lucky first item must not decide on 50,000.
 CHUNK_GROWTH = 16
 CHUNK_MOST = 65_536
@@ -137,9 +139,10 @@ class Job:
         fresh = self.drawn - self.fresh
         if fresh <= 0:
             return None
-        # Guided: the rest is to be shared out among all, in shrinking pieces.
+        # Guided: the rest is to be shared out among all, in pieces that shrink to what is worth a hand-over.
         left = max(fresh, (self.spec.size or 0) - self.fresh)
-        size = max(self._chunk_least(), min(self._chunk_wanted(), math.ceil(left / (2 * workers))))
+        share = max(math.ceil(left / (2 * workers)), int(TAIL_SECONDS / (self.seconds_each or 1)))
+        size = max(self._chunk_least(), min(self._chunk_wanted(), share))
         size = min(size, most, fresh)
         self._chunk_last = max(self._chunk_last, size)
         start = self.fresh

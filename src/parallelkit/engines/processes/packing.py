@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 from ... import serialization, tracebacks
@@ -54,7 +55,7 @@ def pack_single(dumps: serialization.Dumps, chunk: Chunk, work: Work) -> list[Pa
 
 
 def pack_items(
-    dumps: serialization.Dumps, chunk: Chunk, items: list[Any], eager: int, style: Style
+    dumps: serialization.Dumps, chunk: Chunk, items: Sequence[Any], eager: int, style: Style
 ) -> list[Part]:
     """The items of a chunk: together, or where that fails one by one, with failures in their places."""
     if not chunk.piecewise:

@@ -129,7 +129,7 @@ class StatusPage:
     # The worker's side
 
     def append(self, entry: int, data: bytes, flag: int = 0) -> None:
-        """An entry that is a pickle; ValueError where there is no room for it."""
+        """An entry in the log; ValueError where there is no room for it."""
         self._write(data)
         self.ends[entry] = (self._tell() - _LOG) | flag
 

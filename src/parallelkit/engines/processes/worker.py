@@ -17,7 +17,7 @@ from ... import marking, resources, serialization, shielding, termination, threa
 from ...launching import dumps_for_child
 from ..base import Style, Work, caller, tamed
 from . import protocol as p
-from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, Entries
+from .entries import BOOL, FAILED, FLOAT, INT, LOG_ENTRIES, PLAIN, Entries, plain
 from .page import (
     BETWEEN,
     LOADING_MARK,
@@ -190,6 +190,9 @@ class Channel:
 
     def add(self, word: int, value: object) -> int:
         """The result at `word`; where the log begins then."""
+        data = plain(value)
+        if data is not None and len(data) <= _LARGE:
+            return self._log(word, data, PLAIN)
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = self._dumps(value, buffers)
@@ -198,23 +201,21 @@ class Channel:
             return self.add_failure(word, serialization.error("result", value, error))
         if large or len(data) > _LARGE:
             return self._send_large(word, data, 0, large)
-        try:
-            self._append(word - self._first, data)
-        except ValueError:  # the log is full
-            self.flush(word, time.monotonic())
-            self._append(0, data)
-        return self._first
+        return self._log(word, data, 0)
 
     def add_failure(self, word: int, error: BaseException) -> int:
         """What the item at `word` ended in; where the log begins then."""
         data = tracebacks.dumps(error)
         if len(data) > _LARGE:
             return self._send_large(word, data, FAILED, ())
+        return self._log(word, data, FAILED)
+
+    def _log(self, word: int, data: bytes, flag: int) -> int:
         try:
-            self._append(word - self._first, data, FAILED)
-        except ValueError:
+            self._append(word - self._first, data, flag)
+        except ValueError:  # the log is full
             self.flush(word, time.monotonic())
-            self._append(0, data, FAILED)
+            self._append(0, data, flag)
         return self._first
 
     def _send_large(self, word: int, data: bytes, flag: int, buffers: Sequence[Part]) -> int:
