@@ -485,10 +485,10 @@ def test_what_is_taken_back_from_a_worker_that_still_receives_it_goes_to_the_idl
     machine = s.Scheduler(2)
     machine.submit(s.JobSpec(size=4, at_hand=True, chunksize=1), 0.0)
     first, second = (command for command in machine.commands() if isinstance(command, s.RunChunk))
-    machine.handle(s.Results(second.worker, second.chunk.id, 0, ["b"], None, 0.0001), 0.001)
+    machine.handle(s.Results(second.worker, second.chunk.id, 0, ["b"], None, 0.0004), 0.001)
     # Large items, which the worker has not finished receiving for as long as the test looks.
     place = s.Place(second.chunk.id, 0, 0.0)
-    machine.handle(s.Results(first.worker, first.chunk.id, 0, ["a"], None, 0.0001), 0.002)
+    machine.handle(s.Results(first.worker, first.chunk.id, 0, ["a"], None, 0.0004), 0.002)
     given = [command for command in machine.commands() if isinstance(command, s.RunChunk)]
     assert [command.worker for command in given] == [second.worker] * 2
     given.clear()
