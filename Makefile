@@ -37,7 +37,8 @@ typing: $(STAMP) ## check the types, with mypy and pyright
 	@# --verifytypes heeds no --pythonpath: it asks the python that it finds on the path where packages are.
 	PATH="$$(cd $(BIN) && pwd):$$PATH" pyright --verifytypes parallelkit --ignoreexternal
 
-RUN = .benchmarks/bench.json
+# A part, with ARGS, does not overwrite a whole run.
+RUN = .benchmarks/$(if $(ARGS),part,bench).json
 MEASURE = mkdir -p .benchmarks && $(BIN)/python -m pytest -q -p no:cacheprovider -o faulthandler_timeout=0 --benchmark-only
 
 bench: $(BENCH_STAMP) ## measure against all rivals, and write docs/benchmarks.md (15 to 30 minutes; with ARGS="-k start" a part, printed)

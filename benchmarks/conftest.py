@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 from suite import machine, race
 from suite.contestants import FORKSERVER, SPAWN, Contestant
 from suite.workloads import Workload
+
+# Without byte code each fresh interpreter would compile what is not installed as a wheel: parallelkit alone.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 #: Parameters of the primitives' tests that the report reads.
 _NAMED = ("kit", "library")

@@ -2,6 +2,7 @@
 
 python benchmarks/report.py RUN.json --page docs/benchmarks.md    # the charts go into docs/benchmarks/
 python benchmarks/report.py RUN.json                              # the goals, on the terminal
+python benchmarks/report.py RUN.json PART.json --page ...         # the groups of PART.json are taken from it
 python benchmarks/report.py --compare BEFORE.json AFTER.json      # two runs of one machine
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from suite import charts, tables
-from suite.results import DifferentMachinesError, NotARunError, Result, Run, read, same_machine
+from suite.results import DifferentMachinesError, NotARunError, Result, Run, combined, read, same_machine
 
 _GROUPS = {
     "document": "The programs of the [tutorial](tutorial.md), and the same with work in place of sleep.",
@@ -75,12 +76,17 @@ def _machine(run: Run) -> str:
     machine = run.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     gibibytes = machine["memory_bytes"] / (1 << 30)
-    commit = (
-        f"{str(run.commit.get('id', 'unknown'))[:12]}{', changed since' if run.commit.get('dirty') else ''}"
-    )
     hardware = f"{machine['cpu']}, {machine['cpus']} CPUs, {gibibytes:.0f} GiB, {machine['architecture']}"
     software = f"{machine['system']} {machine['kernel']}, {machine['python']}, {versions}"
-    return f"{run.date[:10]}, commit {commit}; {hardware}; {software}."
+    measured = "; ".join(_when(part, several=bool(run.parts)) for part in run.parts or (run,))
+    return f"{measured}; {hardware}; {software}."
+
+
+def _when(run: Run, *, several: bool) -> str:
+    changed = ", changed since" if run.commit.get("dirty") else ""
+    when = f"{run.date[:10]}, commit {str(run.commit.get('id', 'unknown'))[:12]}{changed}"
+    groups = sorted({result.group for result in run.results}, key=_place)
+    return f"{when} ({', '.join(groups)})" if several else when
 
 
 def _grouped(run: Run) -> dict[str, list[list[Result]]]:
@@ -137,21 +143,23 @@ def write(run: Run, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Render, or compare; 2 where the files cannot be read or compared."""
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
-    parser.add_argument("run", type=Path, nargs="?", help="the JSON of a run")
+    parser.add_argument(
+        "runs", type=Path, nargs="*", metavar="RUN", help="the JSON of a run, and of its parts"
+    )
     parser.add_argument("--page", type=Path, help="the page to write")
     parser.add_argument(
         "--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="two runs of one machine"
     )
     given = parser.parse_args(arguments)
-    if (given.run is None) == (given.compare is None):
-        parser.error("give one run, or two to compare")
+    if bool(given.runs) == (given.compare is not None):
+        parser.error("give a run, or two to compare")
     try:
         if given.compare:
             before, after = map(read, given.compare)
             same_machine([before, after])
             print(tables.comparison(before, after))
             return 0
-        run = read(given.run)
+        run = combined(list(map(read, given.runs)))
     except (OSError, NotARunError, DifferentMachinesError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

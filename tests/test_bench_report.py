@@ -263,6 +263,23 @@ def test_runs_of_different_machines_are_not_compared(
     assert f"{key}: {MACHINE[key]} and {other}" in captured.err
 
 
+def test_a_part_that_was_measured_again_takes_the_place_of_its_group(report: Any, tmp_path: Path) -> None:
+    whole = saved(tmp_path, "whole.json", content(*STARTS, *BY_METHOD))
+    again = content(start("multiprocessing.Pool", "peer", [0.2]), start("parallelkit.Pool", "ours", [0.1]))
+    again |= {"commit_info": {"id": "fedcba9876543210", "dirty": False}, "datetime": "2030-01-03T00:00:00"}
+    part = saved(tmp_path, "part.json", again)
+    assert report.main([str(whole), str(part), "--page", str(tmp_path / "page.md")]) == 0
+    page = (tmp_path / "page.md").read_text()
+    assert row(page, "start: title of two items, fork")[1:] == [
+        "parallelkit.Pool", "100 ms", "multiprocessing.Pool", "200 ms", "0.50x",
+    ]  # fmt: skip
+    assert "loky" not in page.partition("## Start")[2]  # it was not measured again
+    assert row(page, "dispatch: title of no-ops")[1] == "parallelkit.Pool"
+    assert (
+        "2030-01-02, commit 0123456789ab (dispatch); 2030-01-03, commit fedcba987654 (start); Made-up 3000"
+    ) in page
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"machine_info": {"cpu": "x"}}'])
 def test_other_files_are_refused(
     report: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """All results of one run of the suite, on one machine."""
+    """All results of one run of the suite, on one machine; or what `combined` makes of its `parts`."""
 
     machine: dict[str, Any]
     commit: dict[str, Any]
     date: str
     quick: bool
     results: Sequence[Result]
+    parts: Sequence[Run] = ()
 
     def workloads(self) -> dict[tuple[str, str], list[Result]]:
         """The results of each workload, those with figures first, the fastest on top."""
@@ -175,6 +176,23 @@ def _result(entry: dict[str, Any]) -> Result:
     contestant = parameters.get("kit") or parameters["library"]
     kind = "ours" if contestant == "parallelkit" else "peer"
     return Result("primitives", entry["group"], entry["group"], contestant, kind, seconds=seconds)
+
+
+def combined(runs: Sequence[Run]) -> Run:
+    """One run of several of one machine: a group comes from the last of them that has it, as a whole.
+
+    Ratios are of results of one group, so each of them is of one run still.
+    """
+    same_machine(runs)
+    if len(runs) == 1:
+        return runs[0]
+    last = {result.group: run for run in runs for result in run.results}
+    parts = [
+        replace(run, results=[result for result in run.results if last[result.group] is run]) for run in runs
+    ]
+    results = [result for part in parts for result in part.results]
+    quick = any(part.quick for part in parts)
+    return replace(runs[-1], results=results, quick=quick, parts=[part for part in parts if part.results])
 
 
 def _rounded(machine: dict[str, Any], key: str) -> object:
