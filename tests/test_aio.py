@@ -232,8 +232,7 @@ def test_results_that_are_there_leave_the_loop_its_turns() -> None:
         loop = asyncio.get_running_loop()
         async with aio.pool_imap(tasks.square, range(2000), chunksize=2000, **FORK) as results:
             assert await anext(results) == 0
-            ready = results._stream.results
-            await until(lambda: len(results._reader.batch) + sum(map(len, ready)) == 1999)
+            await until(lambda: sum(map(len, results._stream.results)) == 1999)
             loop.call_soon(turn)
             assert len([x async for x in results]) == 1999
             assert turns >= 1999 // 64

@@ -14,6 +14,8 @@ import tasks
 
 import parallelkit
 from parallelkit import Failure, Success
+from parallelkit.iteration import NOTHING, Reader, Stream
+from parallelkit.options import call_settings
 
 Options = dict[str, Any]
 
@@ -112,6 +114,48 @@ def test_several_threads_share_the_results(engine: Options) -> None:
     assert sorted(itertools.chain(*taken)) == [x * x for x in range(5000)]
     for mine in taken:
         assert mine == sorted(mine)
+
+
+def test_failures_that_are_raised_together_take_no_room(engine: Options) -> None:
+    taken: list[int] = []
+    with (
+        pytest.raises(ExceptionGroup) as caught,
+        parallelkit.pool_imap(
+            tasks.fail_on_odd, iter(range(40)), errors="group", buffersize=4, **engine
+        ) as results,
+    ):
+        taken.extend(results)
+    assert taken == list(range(0, 40, 2))
+    assert len(caught.value.exceptions) == 20
+
+
+class _Struck(list[Any]):
+    strikes = 1
+
+    def pop(self, *_: Any) -> Any:
+        if self.strikes:
+            self.strikes -= 1
+            raise KeyboardInterrupt
+        return super().pop()
+
+
+def test_what_strikes_while_a_result_is_taken_costs_none() -> None:
+    stream = Stream(call_settings(), None)
+    stream.results.extend([_Struck([1, 0]), _Struck([2]), [3]])
+    reader = Reader(stream)
+    taken: list[int] = []
+    strikes = 0
+    while len(taken) < 4:
+        try:
+            taken.append(reader.take())
+        except KeyboardInterrupt:
+            strikes += 1
+    assert strikes == 2
+    assert taken == [0, 1, 2, 3]
+    assert reader.take() is NOTHING
+    assert reader.untold == 4
+    reader.told(4)
+    assert reader.untold == 0
 
 
 def test_dropping_the_iterator_ends_the_work(engine: Options) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import marshal
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -18,8 +20,8 @@ import pytest
 from tasks import Poison
 
 from parallelkit.engines.processes import protocol, worker
-from parallelkit.engines.processes.entries import Entries
-from parallelkit.engines.processes.page import StatusPage
+from parallelkit.engines.processes.entries import PLAIN, Entries, plain
+from parallelkit.engines.processes.page import PLACE, POSITION_BITS, StatusPage
 from parallelkit.engines.processes.transport import Frame, Receiver
 from parallelkit.errors import SerializationError
 from parallelkit.scheduler import Place
@@ -103,6 +105,65 @@ def test_what_was_not_sent_is_found_in_the_log(
     assert values == [0, None, None]
     assert failures is not None
     assert {at: error.args for at, error in failures.items()} == {1: (1,)}
+
+
+def test_what_is_sent_while_one_looks_is_left_out(
+    page: StatusPage, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = worker.Channel(ends[1], page)
+    word = 7 << POSITION_BITS
+    page.words[PLACE] = word
+    channel.begin(word, 0.0)
+    channel.add(word, "what was sent")
+    page.words[PLACE] = word + 1
+    chunk, first, entries = page.unsent()
+    assert (chunk, first, entries.values(())) == (7, 0, (["what was sent"], None))
+    parts = page._entries
+
+    def slowly(count: int, end: int) -> tuple[bytes, bytes, bytes]:
+        monkeypatch.undo()
+        copied = parts(count, end)
+        channel.flush(word + 1, 0.0)
+        channel.add(word + 1, "another")
+        return copied[0], copied[1], parts(1, end)[2]
+
+    monkeypatch.setattr(page, "_entries", slowly)
+    assert page.unsent()[2].size == 0
+
+
+def test_what_cannot_be_read_fails_for_itself() -> None:
+    places = struct.pack("=2I", 3 | PLAIN, 8 | PLAIN)
+    values, failures = Entries(2, places, bytes(16), b"(\xff\xff" + marshal.dumps(5, 2)).values(())
+    assert values == [None, 5]
+    assert failures is not None
+    assert isinstance(failures[0], SerializationError)
+
+
+class _Unhashed(type):
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _Odd(metaclass=_Unhashed):
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _Odd(),
+        (_Odd(),),
+        (b"x" * 1000,) * 100,
+        (0,) * 1000,
+        b"x" * 100_000,
+        "x" * 100_000,
+        1 << (1 << 20),
+        [1],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_not_small_or_not_plain_is_pickled(value: object) -> None:
+    assert plain(value) is None
 
 
 _numbers = st.one_of(

@@ -91,6 +91,23 @@ def test_a_callback_may_submit(pool: Pool) -> None:
     assert results[0].get() == 81
 
 
+def test_an_iterator_need_have_no_more_than_next(pool: Pool) -> None:
+    class Once:
+        left = 3
+
+        def __next__(self) -> int:
+            self.left -= 1
+            if self.left < 0:
+                raise StopIteration
+            return self.left
+
+    class Source:
+        def __iter__(self) -> Any:
+            return Once()
+
+    assert pool.map(tasks.square, Source()) == [4, 1, 0]
+
+
 def test_imap_goes_on_behind_a_failure(pool: Pool) -> None:
     results = pool.imap(tasks.fail_on_odd, range(4))
     assert next(results) == 0

@@ -42,7 +42,7 @@ class AsyncResultIterator(AsyncIterator[R_co], Generic[R_co]):
             if self._turn >= _RESULTS_A_TURN:
                 self._turn = 0
                 await asyncio.sleep(0)
-            while (entry := self._reader.take()) is NOTHING:
+            while self._closed or (entry := self._reader.take()) is NOTHING:
                 await self._wait()
         except asyncio.CancelledError:
             await self.aclose()
@@ -78,8 +78,9 @@ class AsyncResultIterator(AsyncIterator[R_co], Generic[R_co]):
         raise_for(error, "the call")
 
     def _tell(self) -> None:
-        if self._errand is not None and (count := self._reader.tell()):
+        if self._errand is not None and (count := self._reader.untold):
             self._errand.consumed(count)
+            self._reader.told(count)
 
     async def aclose(self) -> None:
         """End what is still under way, and wait until it has ended; there are no more results then."""
@@ -89,6 +90,7 @@ class AsyncResultIterator(AsyncIterator[R_co], Generic[R_co]):
         if self._errand is not None:
             self._errand.news.set()  # for others who wait
             await self._errand.end()
+            self._reader.clear()
             self._stream.results.clear()
 
     async def __aenter__(self) -> Self:

@@ -34,8 +34,7 @@ def as_sequence(items: Iterable[Any]) -> Sequence[Any]:
     >>> as_sequence(iter("ab"))
     ['a', 'b']
     """
-    source = as_input(items)
-    return list(source) if isinstance(source, Iterator) else source
+    return items if type(items) in (tuple, range) else list(items)  # type: ignore[return-value]
 
 
 class Gathering:

@@ -95,7 +95,7 @@ class Stream:
 
     def untaken_failures(self) -> list[BaseException]:
         """What nobody has been told."""
-        waiting = [batch[0].exception for batch in self.results if isinstance(batch[0], InPlace)]
+        waiting = [entry.exception for batch in self.results for entry in batch[:1] if type(entry) is InPlace]
         if self.exception is None or isinstance(self.exception, ClosedError):
             return waiting  # that the rest was given up is for who asks for more
         return [*waiting, self.exception]
@@ -104,49 +104,56 @@ class Stream:
 class Reader:
     """Takes the results of a stream, a batch at a time, and counts those that the scheduler was not told of.
 
-    A batch counts when all of it has been taken.
+    A batch counts when all of it has been taken. An exception of a signal handler may strike anywhere here:
+    what is there is made known before it is taken away, and a result may count twice, but never not at all.
     """
 
-    __slots__ = ("_batches", "_size", "_stream", "_untold", "batch")
+    __slots__ = ("_counts", "_stream", "batch")
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         #: Results at hand, the next at the end; several threads may `pop` it. None of them is to be raised.
         self.batch: list[Any] = []
-        self._size = 0
-        self._untold = 0
-        self._batches = 0
+        # Results that count and were not told of; those that count when the batch is at its end; batches.
+        self._counts = 0, 0, 0
 
     def take(self) -> Any:
         """The next result, or `NOTHING`."""
         try:
             return self.batch.pop()
         except IndexError:
-            self._untold += self._size
-            self._size = 0
-        if not self._stream.results:
+            pass
+        untold, pending, batches = self._counts
+        untold += pending
+        self._counts = untold, 0, batches
+        results = self._stream.results
+        if results and results[0] is self.batch:
+            results.popleft()
+        if not results:
             return NOTHING
-        batch = self._stream.results.popleft()
-        entry = batch.pop()
-        self._untold += 1
-        self._batches += 1
-        self._size = len(batch)
+        batch = results[0]
+        self._counts = untold + 1, len(batch) - 1, batches + 1
         self.batch = batch
-        return entry
+        return batch.pop()
 
     @property
     def should_tell(self) -> bool:
         """Whether much of what there was has been taken: then it is time for more."""
-        return self._batches > len(self._stream.results) // 2
+        return self._counts[2] > len(self._stream.results) // 2
 
-    def tell(self) -> int:
-        """How many were taken since this was asked for last."""
-        count, self._untold, self._batches = self._untold, 0, 0
-        return count
+    @property
+    def untold(self) -> int:
+        """How many of those that count `told` does not know of."""
+        return self._counts[0]
+
+    def told(self, count: int) -> None:
+        """The scheduler knows of so many now."""
+        untold, pending, _ = self._counts
+        self._counts = untold - count, pending, 0
 
     def clear(self) -> None:
         """Forget what is at hand."""
-        self.batch, self._size = [], 0
+        self.batch = []
 
 
 def raise_for(exception: BaseException, whose: str) -> NoReturn:
@@ -221,6 +228,9 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
             self._begun = True
             over = self._stream.over or self._closed  # asked first: the last results come before the end
             entry = self._reader.take()
+            if self._closed:  # by a signal handler, perhaps just now
+                self._reader.clear()
+                entry, over = NOTHING, True
             if entry is NOTHING:
                 if over:
                     self._end()
@@ -245,8 +255,9 @@ class ResultIterator(Iterator[R_co], Generic[R_co]):
             raise
 
     def _tell(self) -> None:
-        if self._driver is not None and self._call is not None and (count := self._reader.tell()):
+        if self._driver is not None and self._call is not None and (count := self._reader.untold):
             self._driver.consumed(self._call, count)
+            self._reader.told(count)
 
     def _end(self) -> None:
         error, self._stream.exception = self._stream.exception, None

@@ -114,7 +114,13 @@ class CallSettings:
 
     def stream(self, size: int | None, *, ordered: bool, buffersize: int | None) -> JobSpec:
         """The call for the scheduler, where the results are taken one by one."""
-        return replace(self.job(size, at_hand=False), streaming=True, ordered=ordered, buffersize=buffersize)
+        return replace(
+            self.job(size, at_hand=False),
+            streaming=True,
+            keeps_failures=self.errors == "group",
+            ordered=ordered,
+            buffersize=buffersize,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class Job:
             return None
         # Guided: the rest is to be shared out among all, in pieces that shrink to what is worth a hand-over.
         left = max(fresh, (self.spec.size or 0) - self.fresh)
-        share = max(math.ceil(left / (2 * workers)), int(TAIL_SECONDS / (self.seconds_each or 1)))
+        share = max(math.ceil(left / (2 * workers)), int(TAIL_SECONDS / max(self.seconds_each or 1.0, 1e-8)))
         size = max(self._chunk_least(), min(self._chunk_wanted(), share))
         size = min(size, most, fresh)
         self._chunk_last = max(self._chunk_last, size)

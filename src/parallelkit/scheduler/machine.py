@@ -440,6 +440,8 @@ class Scheduler:
         final = [at for at in sorted(failures) if at not in again]
         self.counters.done += len(values) - len(failures)
         self.counters.failed += len(final)
+        if job.spec.keeps_failures:
+            job.consumed += len(final)
         begin = 0
         for end in [*again, len(values)]:
             if end > begin:

@@ -23,7 +23,7 @@ class JobSpec:
     `size` is the number of items where it is known; `at_hand` says that all of them can be had at
     once (a list), not drawn one after the other. `streaming` says that somebody takes the results
     one by one and reports that with `Consumed`. `single` marks a call of one function, whose errors
-    should not speak of an item.
+    should not speak of an item. `keeps_failures`: nobody takes those, they are had together at the end.
     """
 
     size: int | None
@@ -32,6 +32,7 @@ class JobSpec:
     chunksize: int | None = None
     ordered: bool = False
     streaming: bool = False
+    keeps_failures: bool = False
     buffersize: int | None = None
     timeout: float | None = None
     task_timeout: float | None = None

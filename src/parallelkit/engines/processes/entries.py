@@ -21,6 +21,7 @@ from __future__ import annotations
 import marshal
 import pickle
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,21 +38,36 @@ _ALL_INTS, _ALL_FLOATS = (_END.pack(kind) * LOG_ENTRIES for kind in (INT, FLOAT)
 
 
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+#: Larger ones are pickled, which writes down once what is in a tuple several times; in bytes of memory.
+_PLAIN_MOST = 1 << 15
+#: The search for what is no scalar, and for what is large, ends there.
+_TUPLE_MOST = 256
 #: The last version in which nothing refers to what was written before it.
 _MARSHAL_VERSION = 2
 _LIST = struct.Struct("<cI")
 
 
 def plain(value: Any) -> bytes | None:
-    """A scalar, or a tuple of scalars, as bytes; None for all else, subclasses included.
+    """A small scalar, or a small tuple of scalars, as bytes; None for all else, subclasses included.
 
     >>> plain([1]) is None
     True
     """
     kind = type(value)
-    if kind in _SCALARS or (kind is tuple and _SCALARS.issuperset(map(type, value))):
-        return marshal.dumps(value, _MARSHAL_VERSION)
-    return None
+    if kind is tuple:
+        if len(value) > _TUPLE_MOST:
+            return None
+        try:
+            if not _SCALARS.issuperset(map(type, value)):
+                return None
+        except Exception:  # a class without a hash
+            return None
+        size = sum(map(sys.getsizeof, value))
+    elif kind is str or kind is bytes or kind is int or kind is complex:
+        size = sys.getsizeof(value)
+    else:
+        return None
+    return marshal.dumps(value, _MARSHAL_VERSION) if size <= _PLAIN_MOST else None
 
 
 class Entries(NamedTuple):
@@ -104,8 +120,8 @@ class Entries(NamedTuple):
             body = _LIST.pack(b"[", self.size) + self.log[: places[-1] & ~PLAIN]
             try:
                 return marshal.loads(body), None
-            except MemoryError:
-                pass  # for all of them: one by one, those that fit are had
+            except Exception:
+                pass  # one by one, those that can be read are had
         return self._mixed(places, buffers)
 
     def _mixed(

@@ -109,8 +109,7 @@ class StatusPage:
     def unsent(self) -> tuple[int, int, Entries]:
         """The entries of the log: their chunk, the position of the first, and they themselves.
 
-        They are whole after the worker's death. Of one that lives, they are so unless it has sent them
-        meanwhile.
+        They are whole: those that the worker has sent while they were copied are left out.
         """
         place, logged = self.words[PLACE] & ~BETWEEN, self.words[LOGGED]
         chunk, first = logged >> POSITION_BITS, logged & _POSITION_MASK
@@ -118,7 +117,10 @@ class StatusPage:
         count = 0
         if place >> POSITION_BITS == chunk and position != LOADING_MARK:
             count = max(0, min(position - first, LOG_ENTRIES))
-        return chunk, first, Entries(count, *self._entries(count, _SIZE))
+        parts = self._entries(count, _SIZE)
+        if self.words[LOGGED] != logged:  # which is written before the log is used again
+            return chunk, first, Entries(0, b"", b"", b"")
+        return chunk, first, Entries(count, *parts)
 
     def _entries(self, count: int, end: int) -> tuple[bytes, bytes, bytes]:
         ends = bytes(self.ends[:count])
