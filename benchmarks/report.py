@@ -22,7 +22,8 @@ _GROUPS = {
     "round trip": "One call at a time, beside a message there and back on a raw socket.",
     "start": "Begin, and end.",
     "payload": "Large things, made anew for each round, beside one copy of the same bytes in memory. "
-    "Workers read each page of what they get.",
+    "Workers read each page of an array that they get. `parallelkit.pool_map` with fork sends no items, as "
+    "its workers inherit them, so it may take less than that copy.",
     "balance": "Skewed tasks, which sleep. The ideal is the longest task, or all of them over the workers.",
     "stream": "A long stream from a generator, and the memory that it takes.",
     "faults": "From the fault to the error.",
@@ -31,10 +32,11 @@ _GROUPS = {
 }
 
 _METHOD = """\
-Each contestant runs in a program of its own, with {cpus} workers where nothing else is said, written as its
-own documentation says (`benchmarks/suite/peers.py`). Rounds take turns: one of each contestant, then the next
-of each, after one that does not count; so a minute in which the machine is slow hits all of them. Results are
-compared with what they should be.
+Each contestant runs in a program of its own, with {workers} workers where nothing else is said, written as
+its own documentation says (`benchmarks/suite/peers.py`). Rounds take turns: one of each contestant, in an
+order that changes, then the next of each, after one that does not count where nothing else is said; so a
+minute in which the machine is slow hits all of them. The number of results is checked, and what they are, or
+the last of them is. A pool that fails or hangs at its end has no figures either.
 
 A ratio is the median of the ratios of rounds with the same number. The best peer is the one with the least
 median among those with the same start method (joblib and loky have their own, and are compared with all);
@@ -52,7 +54,7 @@ def page(run: Run, charts_folder: str) -> str:
         f"Written by `make bench` from its measurements; nothing here is typed by hand.{about_quick}\n",
         f"{_machine(run)}\n",
         "## How it is measured\n",
-        f"{_METHOD.format(cpus=run.machine['cpus'])}\n",
+        f"{_METHOD.format(workers=run.machine['workers'])}\n",
         "## Goals\n",
         tables.reached(run),
         "## parallelkit's fastest face and the fastest peer\n",
@@ -67,8 +69,12 @@ def page(run: Run, charts_folder: str) -> str:
         for results in workloads:
             parts.append(f"### {_capital(results[0].title)}\n")
             parts.append(tables.workload(run, results))
-            if results[0].note:
-                parts.append(f"{results[0].note}\n")
+            notes = [
+                results[0].note,
+                "" if results[0].warmups else "Without a round before that does not count.",
+            ]
+            if any(notes):
+                parts.append(f"{' '.join(filter(None, notes))}\n")
     return "\n".join(parts)
 
 
@@ -85,8 +91,10 @@ def _machine(run: Run) -> str:
 def _when(run: Run, *, several: bool) -> str:
     changed = ", changed since" if run.commit.get("dirty") else ""
     when = f"{run.date[:10]}, commit {str(run.commit.get('id', 'unknown'))[:12]}{changed}"
-    groups = sorted({result.group for result in run.results}, key=_place)
-    return f"{when} ({', '.join(groups)})" if several else when
+    workloads = [
+        f"{group}: {', '.join(one[0].workload for one in found)}" for group, found in _grouped(run).items()
+    ]
+    return f"{when} ({'; '.join(workloads)})" if several else when
 
 
 def _grouped(run: Run) -> dict[str, list[list[Result]]]:

@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MACHINE = {
     "cpu": "Made-up 3000",
     "cpus": 2,
+    "workers": 2,
     "memory_bytes": 8 << 30,
     "architecture": "x86_64",
     "system": "Linux",
@@ -131,6 +132,13 @@ def test_a_face_that_fails_has_not_met_its_goal(report: Any, tmp_path: Path) -> 
     page = rendered(report, tmp_path, *BY_METHOD[:4], failures=(failure,))
     goal = row(page, "100,000 no-ops, own chunking", "at most 1.00x of the best peer", "parallelkit.Pool")
     assert goal[4] == "dies: **no**"
+
+
+def test_who_fails_with_a_deadline_has_not_met_its_goal(report: Any, tmp_path: Path) -> None:
+    timed = {**BY_METHOD[3]["extra_info"], "contestant": "parallelkit.Pool, task_timeout", "instead": "dies"}
+    page = rendered(report, tmp_path, *BY_METHOD, failures=(timed,))
+    goal = row(page, "task_timeout: 100,000 no-ops", "at most 1.10x of without", "parallelkit.Pool")
+    assert goal[3:] == ["dies: **no**", "not measured"]
 
 
 def test_to_be_faster_than_all_is_to_be_faster_than_each(report: Any, tmp_path: Path) -> None:
@@ -263,9 +271,17 @@ def test_runs_of_different_machines_are_not_compared(
     assert f"{key}: {MACHINE[key]} and {other}" in captured.err
 
 
-def test_a_part_that_was_measured_again_takes_the_place_of_its_group(report: Any, tmp_path: Path) -> None:
-    whole = saved(tmp_path, "whole.json", content(*STARTS, *BY_METHOD))
-    again = content(start("multiprocessing.Pool", "peer", [0.2]), start("parallelkit.Pool", "ours", [0.1]))
+AGAIN = (
+    start("multiprocessing.Pool", "peer", [0.2]),
+    start("loky", "peer", [0.9], "loky"),
+    start("parallelkit.Pool", "ours", [0.1]),
+)
+
+
+def test_a_workload_that_was_measured_again_takes_its_place(report: Any, tmp_path: Path) -> None:
+    other = entry("start", "import", "parallelkit, used", "ours", [0.03], "")
+    whole = saved(tmp_path, "whole.json", content(*STARTS, other, *BY_METHOD))
+    again = content(*AGAIN)
     again |= {"commit_info": {"id": "fedcba9876543210", "dirty": False}, "datetime": "2030-01-03T00:00:00"}
     part = saved(tmp_path, "part.json", again)
     assert report.main([str(whole), str(part), "--page", str(tmp_path / "page.md")]) == 0
@@ -273,11 +289,29 @@ def test_a_part_that_was_measured_again_takes_the_place_of_its_group(report: Any
     assert row(page, "start: title of two items, fork")[1:] == [
         "parallelkit.Pool", "100 ms", "multiprocessing.Pool", "200 ms", "0.50x",
     ]  # fmt: skip
-    assert "loky" not in page.partition("## Start")[2]  # it was not measured again
+    assert row(page, "**parallelkit, used**", "")[2] == "30.0 ms"
     assert row(page, "dispatch: title of no-ops")[1] == "parallelkit.Pool"
     assert (
-        "2030-01-02, commit 0123456789ab (dispatch); 2030-01-03, commit fedcba987654 (start); Made-up 3000"
+        "2030-01-02, commit 0123456789ab (dispatch: no-ops; start: import); "
+        "2030-01-03, commit fedcba987654 (start: two items, fork); Made-up 3000"
     ) in page
+
+
+@pytest.mark.parametrize(
+    ("entries", "versions", "told"),
+    [
+        (AGAIN[::2], {"loky": "1.2.3"}, "lacks loky (loky)"),
+        (AGAIN, {"loky": "1.2.4"}, "different versions"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_refused(
+    report: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: Any, versions: Any, told: str
+) -> None:
+    whole = saved(tmp_path, "whole.json", content(*STARTS))
+    part = saved(tmp_path, "part.json", content(*entries, versions=versions))
+    assert report.main([str(whole), str(part), "--page", str(tmp_path / "page.md")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "page.md").exists()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"machine_info": {"cpu": "x"}}'])

@@ -12,8 +12,8 @@ Value = Callable[[Run, Result], float | None]
 
 POOL_MAP, POOL, STREAM = "parallelkit.pool_map", "parallelkit.Pool", "parallelkit.pool_imap"
 EXECUTOR = "parallelkit.ProcessPoolExecutor"
-#: In the names of those that have a deadline for each item.
-TIMED = ", task_timeout"
+#: In the names of those that have a deadline for each item, and of what is imported and not used.
+TIMED, UNUSED = ", task_timeout", ", unused"
 #: Of the start methods these are what the goals are for; "" is for what has none.
 _METHODS = ("fork", "forkserver", "")
 
@@ -146,7 +146,7 @@ GOALS = (
     ),
     _faster("100,000 no-ops, own chunking", "dispatch", "no-ops", POOL_MAP, POOL, EXECUTOR),
     _faster("100,000 tuples, own chunking", "dispatch", "tuples", POOL_MAP, POOL, EXECUTOR),
-    _faster("20,000 with chunk size 1", "dispatch", "chunksize 1", POOL_MAP, POOL),
+    _faster("20,000 with chunk size 1 (as the least)", "dispatch", "chunksize 1", POOL_MAP, POOL),
     Goal("round trip", "round trip", "call", _WARM, _with_best, 0.3, "x", _BEST),
     Goal("round trip", "round trip", "call", _WARM, _with_limit, 4.0, "x", " of the raw ping-pong"),
     _faster("16 x 8 MB in", "payload", "arrays in", POOL_MAP, POOL, EXECUTOR),
@@ -165,7 +165,7 @@ GOALS = (
     ),
     Goal("stream of 10 million", "stream", "long", (STREAM, POOL), _extra("parent's growth, MB"), 30, "MB"),
     Goal(
-        "import", "start", "import", ("parallelkit", "parallelkit, used"),
+        "import", "start", "import", ("parallelkit, unused", "parallelkit, used"),
         _with_peer("multiprocessing and futures"), 1.3, "x", " of multiprocessing's",
     ),
     *(
@@ -200,5 +200,9 @@ def _reached(run: Run, goal: Goal, face: str, method: str) -> Reached | None:
     if result is None:
         failed = run.failed(goal.group, workload, face, method)
         return None if failed is None else Reached(goal, face, method, instead=failed)
+    value = goal.value(run, result)
+    if value is None and goal.value is _with_timeout:
+        failed = run.failed(goal.group, workload, face + TIMED, method)
+        return Reached(goal, face, method, instead=failed or "")
     peer = nearest(run, result) if goal.against == _BEST else None
-    return Reached(goal, face, method, goal.value(run, result), peer.contestant if peer else "")
+    return Reached(goal, face, method, value, peer.contestant if peer else "")

@@ -31,10 +31,13 @@ def main() -> None:
         with workload.session(Seat(contestant)) as once:
             print(json.dumps({"ready": True}), file=answers)
             for _ in sys.stdin:
-                figure = once()
+                try:
+                    figure = once()
+                except Instead as other:  # said before the pool is closed, which may hang then
+                    print(json.dumps({"instead": str(other)}), file=answers)
+                    break
                 print(json.dumps({"seconds": figure.seconds, "extras": figure.extras}), file=answers)
-    except Instead as other:
-        print(json.dumps({"instead": str(other)}), file=answers)
+        print(json.dumps({"ended": True}), file=answers)
     except BaseException as error:
         traceback.print_exc()
         print(json.dumps({"instead": f"fails ({type(error).__name__})"}), file=answers)

@@ -10,6 +10,8 @@ from typing import Any
 
 import parallelkit
 
+from .contestants import WORKERS
+
 _DISTRIBUTIONS = ("parallelkit", "joblib", "loky", "mpire", "pebble", "numpy", "pandas")
 
 
@@ -18,6 +20,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "cpus": parallelkit.available_cpus(),
+        "workers": WORKERS,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "architecture": platform.machine(),
         "system": platform.system(),

@@ -7,6 +7,7 @@ end as a program that is done does: they let the workers finish and wait for the
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
@@ -143,7 +144,10 @@ def loky(
 
     # With "auto" it would compare the arguments with those of the last one, which arrays do not allow.
     reuse: Any = "auto" if initializer is None else False
-    executor = loky.get_reusable_executor(workers, reuse=reuse, initializer=initializer, initargs=initargs)
+    # By default its workers end when they were idle for ten seconds, as they are while others are measured.
+    executor = loky.get_reusable_executor(
+        workers, timeout=600, reuse=reuse, initializer=initializer, initargs=initargs
+    )
     try:
         yield ExecutorRunner(executor)
     finally:
@@ -155,36 +159,30 @@ def loky(
 
 @dataclass
 class _Joblib(Runner):
-    parallel: Any
-    workers: int
+    open: Callable[..., Any]
 
-    def map(self, fn: Function, items: Sequence[Any], chunksize: int | None = None) -> list[Any]:
+    def _call(self, fn: Function, items: Iterable[Any], chunksize: int | None, how: str) -> Any:
         import joblib
 
         call = joblib.delayed(fn)
-        parallel: Any = joblib.Parallel
-        chosen = self.parallel if chunksize is None else parallel(self.workers, batch_size=chunksize)
-        results: list[Any] = chosen(call(item) for item in items)
+        return self.open(batch_size=chunksize or "auto", return_as=how)(call(item) for item in items)
+
+    def map(self, fn: Function, items: Sequence[Any], chunksize: int | None = None) -> list[Any]:
+        results: list[Any] = self._call(fn, items, chunksize, "list")
         return results
 
     def imap(self, fn: Function, items: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
-        return self._stream("generator", fn, items, chunksize)
+        results: Iterator[Any] = self._call(fn, items, chunksize, "generator")
+        return results
 
     def unordered(self, fn: Function, items: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
-        return self._stream("generator_unordered", fn, items, chunksize)
-
-    def _stream(self, how: str, fn: Function, items: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
-        import joblib
-
-        call = joblib.delayed(fn)
-        parallel: Any = joblib.Parallel(self.workers, return_as=how, batch_size=chunksize or "auto")
-        results: Iterator[Any] = parallel(call(item) for item in items)
+        results: Iterator[Any] = self._call(fn, items, chunksize, "generator_unordered")
         return results
 
     def call(self, fn: Function, *args: Any) -> Any:
         import joblib
 
-        return self.parallel([joblib.delayed(fn)(*args)])[0]
+        return self.open(batch_size="auto", return_as="list")([joblib.delayed(fn)(*args)])[0]
 
 
 @contextlib.contextmanager
@@ -193,11 +191,11 @@ def joblib(workers: int, method: str) -> Iterator[Runner]:
     import joblib
     from joblib.externals.loky import get_reusable_executor
 
-    try:
-        with joblib.Parallel(workers) as parallel:
-            yield _Joblib(parallel, workers)
-    finally:
-        get_reusable_executor().shutdown(wait=True)
+    parallel: Any = joblib.Parallel
+    with contextlib.ExitStack() as opened:
+        opened.callback(lambda: get_reusable_executor().shutdown(wait=True))
+        # One for each way of calling, opened once.
+        yield _Joblib(functools.cache(lambda **options: opened.enter_context(parallel(workers, **options))))
 
 
 # mpire

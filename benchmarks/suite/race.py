@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import subprocess
@@ -79,8 +80,12 @@ class _Host:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def end(self, *, patiently: bool) -> str:
-        """End it and all that is left of it; what it has written to its standard error."""
+    def end(self, *, patiently: bool) -> tuple[str | None, str]:
+        """End it and all that is left of it.
+
+        What has happened in place of a good end, where that was waited for `patiently`; and what it has
+        written to its standard error.
+        """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -88,8 +93,12 @@ class _Host:
         with contextlib.suppress(psutil.NoSuchProcess):
             left = psutil.Process(self._process.pid).children(recursive=True)
         stdin.close()
+        instead: str | None = None
+        if patiently:
+            told = self.answer(_END_BOUND)
+            instead = None if "ended" in told else f"{told['instead']}, at its end"
         try:
-            self._process.wait(_END_BOUND if patiently else 0.1)
+            self._process.wait(_END_BOUND if patiently and instead is None else 0.1)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -101,7 +110,7 @@ class _Host:
         stdout.close()
         with self._errors:
             self._errors.seek(0)
-            return self._errors.read().decode(errors="replace")
+            return instead, self._errors.read().decode(errors="replace")
 
 
 def run(workload: Workload, contestants: Sequence[Contestant], *, quick: bool) -> list[Course]:
@@ -113,14 +122,14 @@ def run(workload: Workload, contestants: Sequence[Contestant], *, quick: bool) -
         rounds = max(workload.rounds_of(contestant, quick=quick) for contestant in contestants)
         for lap in range(-workload.warmups, rounds):
             # So that nobody is always behind the one that has upset the caches most.
-            first = lap % len(pairs)
-            for course, host in (*pairs[first:], *pairs[:first]):
+            for course, host in random.Random(lap).sample(pairs, len(pairs)):
                 if course.instead is None and lap < workload.rounds_of(course.contestant, quick=quick):
                     host.ask()
                     _take(course, host.answer(workload.bound), counts=lap >= 0)
     finally:
         for course, host in pairs:
-            errors = host.end(patiently=course.instead is None)
+            instead, errors = host.end(patiently=course.instead is None)
+            course.instead = course.instead or instead
             if course.instead is not None and errors:
                 print(f"{workload.id}, {course.contestant.id}: {course.instead}\n{errors}", file=sys.stderr)
     return [course for course, _ in pairs]

@@ -25,7 +25,10 @@ class NotARunError(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """What one contestant has come to at one workload; not `compared`: its times say nothing."""
+    """What one contestant has come to at one workload.
+
+    Not `compared`: its times say nothing. Not `paired`: rounds with the same number have nothing in common.
+    """
 
     group: str
     workload: str
@@ -41,7 +44,9 @@ class Result:
     ideal_share: float | None = None
     items: int | None = None
     bytes: int | None = None
+    warmups: int = 1
     compared: bool = True
+    paired: bool = True
     instead: str | None = None
 
     @property
@@ -56,6 +61,8 @@ class Result:
 
     def over(self, other: Result) -> float:
         """How many times as long as the other it takes: the median of the ratios of rounds in turn."""
+        if not self.paired:
+            return self.median / other.median
         return statistics.median(mine / its for mine, its in zip(self.seconds, other.seconds, strict=False))
 
 
@@ -175,20 +182,36 @@ def _result(entry: dict[str, Any]) -> Result:
     parameters = entry["params"]
     contestant = parameters.get("kit") or parameters["library"]
     kind = "ours" if contestant == "parallelkit" else "peer"
-    return Result("primitives", entry["group"], entry["group"], contestant, kind, seconds=seconds)
+    return Result(
+        "primitives", entry["group"], entry["group"], contestant, kind, seconds=seconds, paired=False
+    )
 
 
 def combined(runs: Sequence[Run]) -> Run:
-    """One run of several of one machine: a group comes from the last of them that has it, as a whole.
+    """One run of several of one machine: a workload comes from the last of them that has it.
 
-    Ratios are of results of one group, so each of them is of one run still.
+    Ratios are of results of one workload, so each of them is of one run still. `NotARunError` where the last
+    one has not measured all that an earlier one has, or not the same versions.
     """
     same_machine(runs)
     if len(runs) == 1:
         return runs[0]
-    last = {result.group: run for run in runs for result in run.results}
+    last: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        if run.machine["versions"] != runs[0].machine["versions"]:
+            raise NotARunError("these runs are of different versions of the libraries: measure all with one")
+        for key, results in run.workloads().items():
+            before = {result.name for result in last[key].workloads()[key]} if key in last else set()
+            missing = before - {result.name for result in results}
+            if missing:
+                raise NotARunError(
+                    f"the later run of {', '.join(key)} lacks {', '.join(sorted(missing))}: "
+                    "what is measured again is to be measured with all contestants"
+                )
+            last[key] = run
     parts = [
-        replace(run, results=[result for result in run.results if last[result.group] is run]) for run in runs
+        replace(run, results=[result for result in run.results if last[result.group, result.workload] is run])
+        for run in runs
     ]
     results = [result for part in parts for result in part.results]
     quick = any(part.quick for part in parts)

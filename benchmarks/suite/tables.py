@@ -49,7 +49,7 @@ def _cell(run: Run, result: Result, column: str) -> str:
         return f"{over:.3f}x"
     if column == "per item" and result.items:
         return duration(result.median / result.items)
-    if column == "GB/s" and result.bytes:
+    if column == "GB/s" and result.bytes and result.kind != "serial":  # which moves nothing
         return f"{result.bytes / result.median / 1e9:.2f}"
     if column in result.extras:
         return f"{statistics.median(result.extras[column]):,.2f}".removesuffix(".00")
@@ -98,7 +98,7 @@ def glance(run: Run) -> list[tuple[Result, Result, float]]:
     """For each workload parallelkit's fastest and the fastest peer, and how many times as long ours takes.
 
     With fork, which all of them have that have a choice; or with the method that the workload is about.
-    What has a deadline for each item besides is not of the same kind.
+    What has a deadline for each item besides, or is imported and not used, is not of the same kind.
     """
     found = []
     for results in run.workloads().values():
@@ -112,7 +112,7 @@ def glance(run: Run) -> list[tuple[Result, Result, float]]:
 def _competes(result: Result, results: Sequence[Result]) -> bool:
     methods = [one.method for one in results if one.kind == "ours" and one.method in START_METHODS]
     usual = result.method == "fork" or "fork" not in methods
-    return usual and result.kind == "ours" and not result.contestant.endswith(goals.TIMED)
+    return usual and result.kind == "ours" and not result.contestant.endswith((goals.TIMED, goals.UNUSED))
 
 
 def at_a_glance(run: Run) -> str:

@@ -120,6 +120,7 @@ class Workload:
             "ideal_share": self.ideal_share,
             "items": self.items,
             "bytes": self.bytes,
+            "warmups": self.warmups,
             "compared": self.compared,
         }
 

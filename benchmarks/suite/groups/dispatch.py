@@ -63,15 +63,19 @@ def _streaming(
     @contextlib.contextmanager
     def session(seat: Seat) -> Iterator[Round]:
         size = seat.size(count)
-        own = _STREAM_CHUNK if seat.contestant.kind == "peer" else None
+        chooses = seat.contestant.kind != "peer" or seat.contestant.name == JOBLIB.name
+        own = None if chooses else _STREAM_CHUNK
         with seat.warm() as runner:
 
-            def draw() -> int:
+            def draw() -> tuple[int, object]:
                 results = getattr(runner, how)(fn, make(size), chunksize or own)
-                ((drawn, _),) = deque(enumerate(results, 1), maxlen=1)
-                return drawn
+                (last,) = deque(enumerate(results, 1), maxlen=1)
+                return last
 
-            yield lambda: seat.timed(draw, lambda drawn: drawn == size)
+            def check(last: tuple[int, object]) -> bool:
+                return last == (size, fn(size - 1)) or (how == "unordered" and last[0] == size)
+
+            yield lambda: seat.timed(draw, check)
 
     return session
 
@@ -87,6 +91,10 @@ _STREAM_NOTE = (
     "parallelkit and joblib choose their chunks themselves; the others, which choose none for a stream, "
     f"are told a chunk size of {_STREAM_CHUNK:,}."
 )
+_LEAST_NOTE = (
+    "parallelkit takes the chunk size for the least: a worker is handed several short items at a time, and "
+    "what none has begun is taken back."
+)
 _UNORDERED_NOTE = "Of an executor and of Pebble it is `as_completed`, which knows no chunks."
 
 
@@ -99,7 +107,7 @@ def _streamed(
         ("generator", "from a generator", _generated),
     ):  # fmt: skip
         contestants = each((*_STREAMERS, OUR_EXECUTOR) if chunksize is None else _STREAMERS)
-        note = _STREAM_NOTE if chunksize is None else ""
+        note = _STREAM_NOTE if chunksize is None else _LEAST_NOTE
         if how == "unordered":
             contestants = slow(contestants, count // 2000, *_AS_COMPLETED)
             note = f"{note} {_UNORDERED_NOTE}".strip()
@@ -137,9 +145,7 @@ WORKLOADS = (
     Workload(
         "dispatch", "chunksize 1", f"{_FEWER:,} no-ops, chunk size 1", _one_by_one(),
         mapping(tasks.noop, range_of(_FEWER), nones, chunksize=1), items=_FEWER, rounds=_ROUNDS,
-        note="parallelkit's executor takes a chunk size of 1 for no wish at all, and has no place here. Its "
-        "maps take it for the least: a worker is handed several short items at a time, and what none has "
-        "begun is taken back.",
+        note=f"{_LEAST_NOTE} Its executor takes a chunk size of 1 for no wish at all, and has no place here.",
     ),
     *_streamed("", "no-ops", tasks.noop, _MANY, None),
     *_streamed(" tuples", "tuples as results", tasks.pair, _MANY, None),

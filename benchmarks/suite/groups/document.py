@@ -49,6 +49,7 @@ def _together(kit: Any, target: Callable[[Any], object], short: float, long: flo
         process.start()
     for process in processes:
         process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def _in_turn(kit: Any, target: Callable[[Any], object], short: float, long: float) -> None:
@@ -56,6 +57,7 @@ def _in_turn(kit: Any, target: Callable[[Any], object], short: float, long: floa
         process = kit.Process(target=target, args=(long_or_short,))
         process.start()
         process.join()
+        assert process.exitcode == 0
 
 
 def _pool(kit: Any, workers: int, functions: list[Callable[[Any], object]], argument: float) -> None:

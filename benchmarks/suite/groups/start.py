@@ -46,8 +46,7 @@ def _importing(name: str, kind: str, modules: str) -> Contestant:
 
 _MODULES = {
     "multiprocessing and futures": "multiprocessing.pool, concurrent.futures.process",
-    "parallelkit": "parallelkit",
-    # Its modules are imported when something of them is used first.
+    "parallelkit, unused": "parallelkit",
     "parallelkit, used": "parallelkit; parallelkit.Pool, parallelkit.ProcessPoolExecutor",
     "joblib": "joblib",
     "loky": "loky",
@@ -137,7 +136,8 @@ WORKLOADS = (
         ),
         _import, rounds=9, quick_rounds=5,
         note="What the `import` statement takes; the interpreter is up. The standard library's is "
-        "`import multiprocessing.pool, concurrent.futures.process`.",
+        "`import multiprocessing.pool, concurrent.futures.process`. parallelkit imports a module when "
+        "something of it is used first; *used* is with `Pool` and `ProcessPoolExecutor`.",
     ),
     _many_workers(FORK, 3, quick=False),
     _many_workers(FORKSERVER, 2, quick=False),

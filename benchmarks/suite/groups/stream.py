@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,23 +24,29 @@ _MB = 1_000_000
 @contextlib.contextmanager
 def _session(seat: Seat) -> Iterator[Round]:
     count = seat.size(_COUNT)
-    chunksize = _CHUNK if seat.contestant.kind == "peer" else None
+    chooses = seat.contestant.kind != "peer" or seat.contestant.name == JOBLIB.name
+    chunksize = None if chooses else _CHUNK
     with seat.warm() as runner:
 
         def once() -> Figure:
             Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
             before = psutil.Process().memory_info().rss
             workers = [0]
+            looking = 0.0
 
             def draw() -> int:
+                nonlocal looking
                 drawn = 0
                 for _ in runner.imap(tasks.noop, (number for number in range(count)), chunksize):
                     drawn += 1
                     if drawn % (count // _LOOKS) == 0:
+                        begin = time.perf_counter()
                         workers.append(max(map(_peak, psutil.Process().children(recursive=True)), default=0))
+                        looking += time.perf_counter() - begin
                 return drawn
 
             seconds = seat.timed(draw, lambda drawn: drawn == count).seconds
+            seconds -= looking * seat.contestant.scaled
             growth = _peak(psutil.Process()) - before
             return Figure(
                 seconds, {"parent's growth, MB": growth / _MB, "largest worker, MB": max(workers) / _MB}
