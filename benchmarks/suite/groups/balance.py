@@ -29,7 +29,7 @@ def _workload(order: str, chunksize: int | None, **options: Any) -> Workload:
         f"{_LIGHTS} tasks of 1 ms and {_HEAVIES} of 30 ms, heavy {order}, {told}",
         each((SERIAL, *PEERS, *OURS)),
         mapping(tasks.sleep, lambda _: items, lambda items, values: values == items, chunksize=chunksize),
-        ideal=max(*items, sum(items) / WORKERS), rounds=5, quick_rounds=2, warmups=0, **options,
+        ideal=max(*items, sum(items) / WORKERS), rounds=4, quick_rounds=2, warmups=0, **options,
     )  # fmt: skip
 
 

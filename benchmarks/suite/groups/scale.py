@@ -34,7 +34,7 @@ def _sleepers(workers: int, **options: Any) -> Workload:
         "scale", f"{workers} workers", f"{_TASKS_A_WORKER} tasks of 10 ms for each of {workers} workers",
         (*each(PEERS), *each(OURS_WARM)),
         mapping(tasks.sleep, lambda _: items, lambda items, values: values == items, workers=workers),
-        ideal=_TASK_SECONDS * _TASKS_A_WORKER, rounds=5, quick_rounds=3, bound=180, **options,
+        ideal=_TASK_SECONDS * _TASKS_A_WORKER, rounds=4, quick_rounds=3, bound=180, **options,
     )  # fmt: skip
 
 
