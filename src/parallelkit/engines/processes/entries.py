@@ -37,7 +37,8 @@ _END = struct.Struct("=I")
 _ALL_INTS, _ALL_FLOATS = (_END.pack(kind) * LOG_ENTRIES for kind in (INT, FLOAT))
 
 
-_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_NUMBERS = frozenset({type(None), bool, int, float, complex})
+_SCALARS = _NUMBERS | {str, bytes}
 #: Larger ones are pickled, which writes down once what is in a tuple several times; in bytes of memory.
 _PLAIN_MOST = 1 << 15
 #: The search for what is no scalar, and for what is large, ends there.
@@ -55,19 +56,23 @@ def plain(value: Any) -> bytes | None:
     """
     kind = type(value)
     if kind is tuple:
-        if len(value) > _TUPLE_MOST:
+        if len(value) > _TUPLE_MOST or not _small_scalars(value):
             return None
-        try:
-            if not _SCALARS.issuperset(map(type, value)):
-                return None
-        except Exception:  # a class without a hash
+    elif kind is str or kind is bytes:
+        if len(value) > _PLAIN_MOST:
             return None
-        size = sum(map(sys.getsizeof, value))
-    elif kind is str or kind is bytes or kind is int or kind is complex:
-        size = sys.getsizeof(value)
-    else:
+    elif kind is not int and kind is not complex:
         return None
-    return marshal.dumps(value, _MARSHAL_VERSION) if size <= _PLAIN_MOST else None
+    return marshal.dumps(value, _MARSHAL_VERSION)
+
+
+def _small_scalars(values: tuple[Any, ...]) -> bool:
+    try:
+        if _NUMBERS.issuperset(map(type, values)):
+            return True
+        return _SCALARS.issuperset(map(type, values)) and sum(map(sys.getsizeof, values)) <= _PLAIN_MOST
+    except Exception:  # a class without a hash
+        return False
 
 
 class Entries(NamedTuple):
