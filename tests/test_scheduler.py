@@ -139,7 +139,8 @@ class World:
         worker = self.workers.get(number)
         if worker is not None and worker.unsent is not None:
             batch = worker.unsent
-            copy = replace(batch, values=[*batch.values], failures={**(batch.failures or {})}, seconds=None)
+            values, failures = [*batch.values], {**(batch.failures or {})}
+            copy = s.Results(batch.worker, batch.chunk, batch.first, values, failures, None)
             self.machine.handle(copy, self.now)
 
     # What may happen

@@ -25,7 +25,6 @@ initializer sets is there for the functions.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
@@ -332,6 +331,8 @@ _set: dict[str, bytes] = {}
 def _load(definitions: list[tuple[str, Any]], data: Any, buffers: list[Any]) -> Any:
     scope = vars(_main())
     for name, body in definitions:
+        import hashlib  # which costs each program 3 ms, and few need it
+
         digest = hashlib.blake2b(body, digest_size=16).digest()
         if _set.get(name) != digest:
             scope[name] = pickle.loads(body)

@@ -21,11 +21,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.reduction import DupFd
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, Any
 
 from . import serialization, tracebacks
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _HEADER = struct.Struct("<QQ")
 #: What numpy and its kin like their memory aligned to, in bytes.

@@ -7,13 +7,14 @@ import functools
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FunctionType, MethodType, SimpleNamespace
-from typing import Any, TypeAlias
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import byvalue
 from .errors import ResultError, SerializationError
 from .rebuilding import text_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 #: Pickles an object; large buffers are appended to the list and are not in the pickle.
 Dumps: TypeAlias = Callable[[object, "list[pickle.PickleBuffer]"], bytes]

@@ -47,7 +47,9 @@ def _importing(name: str, kind: str, modules: str) -> Contestant:
 _MODULES = {
     "multiprocessing and futures": "multiprocessing.pool, concurrent.futures.process",
     "parallelkit, unused": "parallelkit",
-    "parallelkit, used": "parallelkit; parallelkit.Pool, parallelkit.ProcessPoolExecutor",
+    # With the engine, which the first pool imports when it is opened.
+    "parallelkit, used": "parallelkit, parallelkit.engines.processes.crew; parallelkit.Pool, "
+    "parallelkit.ProcessPoolExecutor",
     "joblib": "joblib",
     "loky": "loky",
     "mpire": "mpire",

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
+import importlib
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from .base import Crew, Engine, Setup, Style, Work
-from .processes import ProcessesEngine
-from .serial import SerialEngine
-from .threads import ThreadsEngine
+
+if TYPE_CHECKING:
+    from .processes import ProcessesEngine
+    from .serial import SerialEngine
+    from .threads import ThreadsEngine
 
 __all__ = [
     "Crew",
@@ -31,9 +36,8 @@ __all__ = [
 #: The environment variable that sets the default engine.
 VARIABLE = "PARALLELKIT_ENGINE"
 
-_by_name: dict[str, Engine] = {
-    engine.name: engine for engine in (ProcessesEngine(), ThreadsEngine(), SerialEngine())
-}
+#: By the names of their modules, too; imported when they are asked for, as a worker needs none of them.
+_CLASSES = {"processes": "ProcessesEngine", "threads": "ThreadsEngine", "serial": "SerialEngine"}
 _default: contextvars.ContextVar[Engine | None] = contextvars.ContextVar("parallelkit_engine", default=None)
 
 
@@ -60,10 +64,23 @@ def resolve(engine: str | Engine | None) -> Engine:
 
 
 def _named(name: str, what: str) -> Engine:
-    if name in _by_name:
-        return _by_name[name]
-    names = ", ".join(repr(known) for known in _by_name)
+    if name in _CLASSES:
+        return _engine(name)
+    names = ", ".join(map(repr, _CLASSES))
     raise ValueError(f"{what} must be {names} or an Engine, not {name!r}")
+
+
+@functools.cache
+def _engine(name: str) -> Engine:
+    engine: Engine = __getattr__(_CLASSES[name])()
+    return engine
+
+
+def __getattr__(name: str) -> Any:
+    for module, cls in _CLASSES.items():
+        if cls == name:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @contextlib.contextmanager

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..errors import RemoteError
-from ..scheduler import Chunk, Event
 from ..threadlimits import ThreadLimits
 from .usage import Usage
 
 if TYPE_CHECKING:
     from ..logs import Forwarding
+    from ..scheduler import Chunk, Event
 
 
 class Style(enum.IntEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from ..errors import TaskTimeoutError, WorkerDiedError
 
@@ -83,153 +83,228 @@ class Death:
     place: Place | None
 
 
+class _Message:
+    """Shown and compared by what it holds.
+
+    No dataclass: to make the methods of thirty takes 20 ms, in each program and each worker.
+    """
+
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__match_args__)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 # Events
 
 
-@dataclass(slots=True)
-class ItemsReady:
+class ItemsReady(_Message):
     """`count` more items of a job were drawn from its input; `exhausted`: they were the last.
 
     `under_way`: the answer to `Hasten`; the draw itself goes on.
     """
 
-    job: int
-    count: int
-    exhausted: bool
-    under_way: bool = False
+    __match_args__ = ("job", "count", "exhausted", "under_way")
+    __slots__ = __match_args__
+
+    def __init__(self, job: int, count: int, exhausted: bool, under_way: bool = False) -> None:
+        self.job = job
+        self.count = count
+        self.exhausted = exhausted
+        self.under_way = under_way
 
 
-@dataclass(slots=True)
-class InputFailed:
+class InputFailed(_Message):
     """The input of a job raised."""
 
-    job: int
-    exception: BaseException
+    __match_args__ = ("job", "exception")
+    __slots__ = __match_args__
+
+    def __init__(self, job: int, exception: BaseException) -> None:
+        self.job = job
+        self.exception = exception
 
 
-@dataclass(slots=True)
-class JobFailed:
+class JobFailed(_Message):
     """A job cannot be run at all, as its function cannot be sent or read."""
 
-    job: int
-    exception: BaseException
+    __match_args__ = ("job", "exception")
+    __slots__ = __match_args__
+
+    def __init__(self, job: int, exception: BaseException) -> None:
+        self.job = job
+        self.exception = exception
 
 
-@dataclass(slots=True)
-class Cancel:
+class Cancel(_Message):
     """The caller wants no more of a job: end what runs of it."""
 
-    job: int
-    exception: BaseException | None = None
+    __match_args__ = ("job", "exception")
+    __slots__ = __match_args__
+
+    def __init__(self, job: int, exception: BaseException | None = None) -> None:
+        self.job = job
+        self.exception = exception
 
 
-@dataclass(slots=True)
-class Consumed:
+class Consumed(_Message):
     """The caller of a streaming job took `count` results."""
 
-    job: int
-    count: int
+    __match_args__ = ("job", "count")
+    __slots__ = __match_args__
+
+    def __init__(self, job: int, count: int) -> None:
+        self.job = job
+        self.count = count
 
 
-@dataclass(slots=True)
-class WorkerReady:
+class WorkerReady(_Message):
     """A worker has finished its initializer."""
 
-    worker: int
+    __match_args__ = ("worker",)
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
 
 
-@dataclass(slots=True)
-class StartFailed:
+class StartFailed(_Message):
     """A worker could not be started, or its initializer raised.
 
     `no_room`: the system would not have one more (descriptors, processes, memory), which may pass.
     """
 
-    worker: int
-    exception: BaseException
-    no_room: bool = False
+    __match_args__ = ("worker", "exception", "no_room")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, exception: BaseException, no_room: bool = False) -> None:
+        self.worker = worker
+        self.exception = exception
+        self.no_room = no_room
 
 
-@dataclass(slots=True)
-class Sent:
+class Sent(_Message):
     """A chunk was sent and took so many bytes."""
 
-    job: int
-    items: int
-    size: int
+    __match_args__ = ("job", "items", "size")
+    __slots__ = __match_args__
+
+    def __init__(self, job: int, items: int, size: int) -> None:
+        self.job = job
+        self.items = items
+        self.size = size
 
 
-@dataclass(slots=True)
-class Results:
+class Results(_Message):
     """Outcomes of positions `first` and following of a chunk.
 
     `failures` maps offsets in `values` to exceptions, None where there are none. `seconds` is how
     long the worker took for them, None where that is not known.
     """
 
-    worker: int
-    chunk: int
-    first: int
-    values: list[Any]
-    failures: Mapping[int, BaseException] | None
-    seconds: float | None
+    __match_args__ = ("worker", "chunk", "first", "values", "failures", "seconds")
+    __slots__ = __match_args__
+
+    def __init__(
+        self,
+        worker: int,
+        chunk: int,
+        first: int,
+        values: list[Any],
+        failures: Mapping[int, BaseException] | None,
+        seconds: float | None,
+    ) -> None:
+        self.worker = worker
+        self.chunk = chunk
+        self.first = first
+        self.values = values
+        self.failures = failures
+        self.seconds = seconds
 
 
-@dataclass(slots=True)
-class StoppedShort:
+class StoppedShort(_Message):
     """A worker saw that its chunk was revoked, and did not start `position` and what follows."""
 
-    worker: int
-    chunk: int
-    position: int
+    __match_args__ = ("worker", "chunk", "position")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, chunk: int, position: int) -> None:
+        self.worker = worker
+        self.chunk = chunk
+        self.position = position
 
 
-@dataclass(slots=True)
-class Unreadable:
+class Unreadable(_Message):
     """A worker could not unpickle the batch of a chunk's items; none of them has started."""
 
-    worker: int
-    chunk: int
+    __match_args__ = ("worker", "chunk")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, chunk: int) -> None:
+        self.worker = worker
+        self.chunk = chunk
 
 
-@dataclass(slots=True)
-class Observed:
+class Observed(_Message):
     """The answer to `Observe`."""
 
-    worker: int
-    place: Place | None
+    __match_args__ = ("worker", "place")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, place: Place | None) -> None:
+        self.worker = worker
+        self.place = place
 
 
-@dataclass(slots=True)
-class Revoked:
+class Revoked(_Message):
     """The answer to `Revoke`: nothing behind `place` starts any more.
 
     With None the worker is gone, and its death will tell where it was.
     """
 
-    worker: int
-    place: Place | None
+    __match_args__ = ("worker", "place")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, place: Place | None) -> None:
+        self.worker = worker
+        self.place = place
 
 
-@dataclass(slots=True)
-class Measured:
+class Measured(_Message):
     """The answer to `Measure`: bytes resident in a worker and its descendants."""
 
-    worker: int
-    used: int
+    __match_args__ = ("worker", "used")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, used: int) -> None:
+        self.worker = worker
+        self.used = used
 
 
-@dataclass(slots=True)
-class WorkerDied:
+class WorkerDied(_Message):
     """A worker has ended. What it had finished came before this, as `Results`."""
 
-    worker: int
-    death: Death
+    __match_args__ = ("worker", "death")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, death: Death) -> None:
+        self.worker = worker
+        self.death = death
 
 
-@dataclass(slots=True)
-class Tick:
+class Tick(_Message):
     """Nothing happened but time."""
+
+    __slots__ = ()
 
 
 Event: TypeAlias = (
@@ -255,102 +330,143 @@ Event: TypeAlias = (
 # Commands
 
 
-@dataclass(slots=True)
-class StartWorker:
+class StartWorker(_Message):
     """Begin to start a worker, which may be given chunks from now on."""
 
-    worker: int
+    __match_args__ = ("worker",)
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
 
 
-@dataclass(slots=True)
-class StopWorker:
+class StopWorker(_Message):
     """Let a worker that holds nothing end by itself."""
 
-    worker: int
+    __match_args__ = ("worker",)
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
 
 
-@dataclass(slots=True)
-class RunChunk:
+class RunChunk(_Message):
     """Hand a chunk to a worker."""
 
-    worker: int
-    chunk: Chunk
+    __match_args__ = ("worker", "chunk")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, chunk: Chunk) -> None:
+        self.worker = worker
+        self.chunk = chunk
 
 
-@dataclass(slots=True)
-class Observe:
+class Observe(_Message):
     """Ask where a worker is; answered by `Observed` at once."""
 
-    worker: int
+    __match_args__ = ("worker",)
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
 
 
-@dataclass(slots=True)
-class Peek:
+class Peek(_Message):
     """Fetch the results that a worker has and has not sent, as it is in the midst of a long item."""
 
-    worker: int
+    __match_args__ = ("worker",)
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
 
 
-@dataclass(slots=True)
-class Revoke:
+class Revoke(_Message):
     """Take back from a worker what it has not started; answered by `Revoked` at once."""
 
-    worker: int
+    __match_args__ = ("worker",)
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
 
 
-@dataclass(slots=True)
-class Measure:
+class Measure(_Message):
     """Ask how much memory a worker holds; answered by `Measured` at once."""
 
-    worker: int
+    __match_args__ = ("worker",)
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
 
 
-@dataclass(slots=True)
-class Kill:
+class Kill(_Message):
     """End a worker with all that it started; answered by `WorkerDied` when it is gone."""
 
-    worker: int
-    force: bool
+    __match_args__ = ("worker", "force")
+    __slots__ = __match_args__
+
+    def __init__(self, worker: int, force: bool) -> None:
+        self.worker = worker
+        self.force = force
 
 
-@dataclass(slots=True)
-class Draw:
+class Draw(_Message):
     """Get up to `count` more items from the input of a job."""
 
-    job: int
-    count: int
+    __match_args__ = ("job", "count")
+    __slots__ = __match_args__
+
+    def __init__(self, job: int, count: int) -> None:
+        self.job = job
+        self.count = count
 
 
-@dataclass(slots=True)
-class Hasten:
+class Hasten(_Message):
     """Workers have nothing to do: what a draw has brought so far is wanted now, and then item by item."""
 
-    job: int
+    __match_args__ = ("job",)
+    __slots__ = __match_args__
+
+    def __init__(self, job: int) -> None:
+        self.job = job
 
 
-@dataclass(slots=True)
-class Deliver:
+class Deliver(_Message):
     """Outcomes of items `start` and following: as in `Results`, and final."""
 
-    job: int
-    start: int
-    values: list[Any]
-    failures: Mapping[int, BaseException] | None
+    __match_args__ = ("job", "start", "values", "failures")
+    __slots__ = __match_args__
+
+    def __init__(
+        self, job: int, start: int, values: list[Any], failures: Mapping[int, BaseException] | None
+    ) -> None:
+        self.job = job
+        self.start = start
+        self.values = values
+        self.failures = failures
 
 
-@dataclass(slots=True)
-class Finish:
+class Finish(_Message):
     """A job has come to its end; with an exception where that ended it early."""
 
-    job: int
-    exception: BaseException | None
+    __match_args__ = ("job", "exception")
+    __slots__ = __match_args__
+
+    def __init__(self, job: int, exception: BaseException | None) -> None:
+        self.job = job
+        self.exception = exception
 
 
-@dataclass(slots=True)
-class Broken:
+class Broken(_Message):
     """No worker can be started: nothing will ever run here."""
 
-    exception: BaseException
+    __match_args__ = ("exception",)
+    __slots__ = __match_args__
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
 
 
 Command: TypeAlias = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..base import Crew, Setup
-from .crew import ProcessCrew
 
 
 class ProcessesEngine:
@@ -26,6 +25,8 @@ class ProcessesEngine:
 
     def open(self, setup: Setup) -> Crew:
         """Make a crew that has no worker yet."""
+        from .crew import ProcessCrew  # which a worker does without
+
         return ProcessCrew(setup, import_main=self._import_main)
 
     def __repr__(self) -> str:

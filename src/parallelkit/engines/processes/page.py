@@ -31,10 +31,12 @@ import os
 import tempfile
 import time
 from multiprocessing import reduction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...scheduler import LOADING, Place
 from .entries import LOG_ENTRIES, Entries
+
+if TYPE_CHECKING:
+    from ...scheduler import Place
 
 POSITION_BITS = 24
 _POSITION_MASK = (1 << POSITION_BITS) - 1
@@ -90,6 +92,8 @@ class StatusPage:
 
     def place(self) -> Place | None:
         """Where the worker is; None: it has not come up yet."""
+        from ...scheduler import LOADING, Place  # which the worker does without
+
         word = self.words[PLACE]
         # Read after the place: it may be too young then, but never too old.
         since = self.clock[SINCE]
@@ -104,6 +108,8 @@ class StatusPage:
         """Take back all chunks up to `chunk`; return the place behind which nothing starts any more."""
         self.words[REVOKED] = chunk
         time.sleep(_VISIBLE_SECONDS)
+        from ...scheduler import Place
+
         return self.place() or Place(0, 0, 0.0)
 
     def unsent(self) -> tuple[int, int, Entries]:
