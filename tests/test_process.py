@@ -123,7 +123,7 @@ def test_the_exception_arrives_with_its_traceback(
     printed = capfd.readouterr().err
     if make is not ForkServerProcess:  # which writes to the stderr that its server was started with
         assert printed.startswith(f"Process {process.name}:\nTraceback")
-        assert printed.endswith(f"ZeroDivisionError: {error}\n")
+        assert printed.endswith(f"ZeroDivisionError: {process.exception()}\n")
 
 
 def test_the_users_own_exception_is_whole(make: type[Process[Any]], capfd: Any) -> None:

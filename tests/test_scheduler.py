@@ -82,27 +82,27 @@ class World:
 
     def carry(self, command: s.Command) -> None:
         match command:
-            case s.StartWorker(number):
+            case s.StartWorker(worker=number):
                 self.workers[number] = FakeWorker()
                 self.starts += 1
                 self.most_started = max(self.most_started, len(self.workers))
-            case s.RunChunk(number, chunk):
+            case s.RunChunk(worker=number, chunk=chunk):
                 worker = self.workers.get(number)
                 if worker is not None:
                     worker.chunks.append(chunk)
                     worker.stops.append(len(chunk))
                     worker.last = chunk.id
-            case s.StopWorker(number):
+            case s.StopWorker(worker=number):
                 self.workers[number].stopping = True
-            case s.Kill(number, _):
+            case s.Kill(worker=number):
                 if number in self.workers:
                     self.die(number, signal=15, expected=True)
-            case s.Observe(number):
+            case s.Observe(worker=number):
                 worker = self.workers.get(number)
                 self.machine.handle(s.Observed(number, worker.place if worker else None), self.now)
-            case s.Peek(number):
+            case s.Peek(worker=number):
                 self.peek(number)
-            case s.Revoke(number):
+            case s.Revoke(worker=number):
                 worker = self.workers.get(number)
                 if worker is None:
                     self.machine.handle(s.Revoked(number, None), self.now)
@@ -110,11 +110,11 @@ class World:
                 worker.revoked = worker.last
                 place = worker.place or s.Place(0, 0, 0.0)
                 self.machine.handle(s.Revoked(number, place), self.now)
-            case s.Measure(number):
+            case s.Measure(worker=number):
                 self.machine.handle(s.Measured(number, 0), self.now)
             case s.Draw():
                 self.draws.append(command)
-            case s.Hasten(job):
+            case s.Hasten(job=job):
                 draw = next(draw for draw in self.draws if draw.job == job)
                 left = self.left[job]
                 most = draw.count - 1 if left is None else min(draw.count - 1, left)
@@ -125,14 +125,14 @@ class World:
                         self.left[job] = left - count
                     self.drawn[job] += count
                     self.machine.handle(s.ItemsReady(job, count, False, under_way=True), self.now)
-            case s.Deliver(job, start, values, failures):
+            case s.Deliver(job=job, start=start, values=values, failures=failures):
                 assert job not in self.finished
                 for at, value in enumerate(values):
                     self.outcomes.setdefault(job, []).append((start + at, (failures or {}).get(at, value)))
-            case s.Finish(job, exception):
+            case s.Finish(job=job, exception=exception):
                 assert job not in self.finished
                 self.finished[job] = exception
-            case s.Broken(_):
+            case s.Broken():
                 pass
 
     def peek(self, number: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import TaskTimeoutError, WorkerDiedError
 
@@ -84,24 +84,28 @@ class Death:
 
 
 class _Message:
-    """Shown and compared by what it holds.
+    """Shown and compared by what it holds: the parameters of `__init__`, which are the attributes.
 
-    No dataclass: to make the methods of thirty takes 20 ms, in each program and each worker.
+    No dataclass: to make the methods of thirty takes 20 ms, in each program.
     """
 
-    __match_args__: ClassVar[tuple[str, ...]] = ()
     __slots__ = ()
 
+    def __init__(self) -> None:
+        """Of what holds nothing."""
+
+    def _fields(self) -> tuple[str, ...]:
+        code = type(self).__init__.__code__
+        return code.co_varnames[1 : code.co_argcount]
+
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
+        shown = (f"{name}={getattr(self, name)!r}" for name in self._fields())
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in self.__match_args__)
-
-    __hash__ = None  # type: ignore[assignment]
+        return all(getattr(self, name) == getattr(other, name) for name in self._fields())
 
 
 # Events
@@ -113,68 +117,62 @@ class ItemsReady(_Message):
     `under_way`: the answer to `Hasten`; the draw itself goes on.
     """
 
-    __match_args__ = ("job", "count", "exhausted", "under_way")
-    __slots__ = __match_args__
+    __slots__ = ("count", "exhausted", "job", "under_way")
 
     def __init__(self, job: int, count: int, exhausted: bool, under_way: bool = False) -> None:
-        self.job = job
-        self.count = count
-        self.exhausted = exhausted
-        self.under_way = under_way
+        self.job: int = job
+        self.count: int = count
+        self.exhausted: bool = exhausted
+        self.under_way: bool = under_way
 
 
 class InputFailed(_Message):
     """The input of a job raised."""
 
-    __match_args__ = ("job", "exception")
-    __slots__ = __match_args__
+    __slots__ = ("exception", "job")
 
     def __init__(self, job: int, exception: BaseException) -> None:
-        self.job = job
-        self.exception = exception
+        self.job: int = job
+        self.exception: BaseException = exception
 
 
 class JobFailed(_Message):
     """A job cannot be run at all, as its function cannot be sent or read."""
 
-    __match_args__ = ("job", "exception")
-    __slots__ = __match_args__
+    __slots__ = ("exception", "job")
 
     def __init__(self, job: int, exception: BaseException) -> None:
-        self.job = job
-        self.exception = exception
+        self.job: int = job
+        self.exception: BaseException = exception
 
 
 class Cancel(_Message):
     """The caller wants no more of a job: end what runs of it."""
 
-    __match_args__ = ("job", "exception")
-    __slots__ = __match_args__
+    __slots__ = ("exception", "job")
 
     def __init__(self, job: int, exception: BaseException | None = None) -> None:
-        self.job = job
-        self.exception = exception
+        self.job: int = job
+        self.exception: BaseException | None = exception
 
 
 class Consumed(_Message):
     """The caller of a streaming job took `count` results."""
 
-    __match_args__ = ("job", "count")
-    __slots__ = __match_args__
+    __slots__ = ("count", "job")
 
     def __init__(self, job: int, count: int) -> None:
-        self.job = job
-        self.count = count
+        self.job: int = job
+        self.count: int = count
 
 
 class WorkerReady(_Message):
     """A worker has finished its initializer."""
 
-    __match_args__ = ("worker",)
-    __slots__ = __match_args__
+    __slots__ = ("worker",)
 
     def __init__(self, worker: int) -> None:
-        self.worker = worker
+        self.worker: int = worker
 
 
 class StartFailed(_Message):
@@ -183,25 +181,23 @@ class StartFailed(_Message):
     `no_room`: the system would not have one more (descriptors, processes, memory), which may pass.
     """
 
-    __match_args__ = ("worker", "exception", "no_room")
-    __slots__ = __match_args__
+    __slots__ = ("exception", "no_room", "worker")
 
     def __init__(self, worker: int, exception: BaseException, no_room: bool = False) -> None:
-        self.worker = worker
-        self.exception = exception
-        self.no_room = no_room
+        self.worker: int = worker
+        self.exception: BaseException = exception
+        self.no_room: bool = no_room
 
 
 class Sent(_Message):
     """A chunk was sent and took so many bytes."""
 
-    __match_args__ = ("job", "items", "size")
-    __slots__ = __match_args__
+    __slots__ = ("items", "job", "size")
 
     def __init__(self, job: int, items: int, size: int) -> None:
-        self.job = job
-        self.items = items
-        self.size = size
+        self.job: int = job
+        self.items: int = items
+        self.size: int = size
 
 
 class Results(_Message):
@@ -211,8 +207,7 @@ class Results(_Message):
     long the worker took for them, None where that is not known.
     """
 
-    __match_args__ = ("worker", "chunk", "first", "values", "failures", "seconds")
-    __slots__ = __match_args__
+    __slots__ = ("chunk", "failures", "first", "seconds", "values", "worker")
 
     def __init__(
         self,
@@ -223,46 +218,43 @@ class Results(_Message):
         failures: Mapping[int, BaseException] | None,
         seconds: float | None,
     ) -> None:
-        self.worker = worker
-        self.chunk = chunk
-        self.first = first
-        self.values = values
-        self.failures = failures
-        self.seconds = seconds
+        self.worker: int = worker
+        self.chunk: int = chunk
+        self.first: int = first
+        self.values: list[Any] = values
+        self.failures: Mapping[int, BaseException] | None = failures
+        self.seconds: float | None = seconds
 
 
 class StoppedShort(_Message):
     """A worker saw that its chunk was revoked, and did not start `position` and what follows."""
 
-    __match_args__ = ("worker", "chunk", "position")
-    __slots__ = __match_args__
+    __slots__ = ("chunk", "position", "worker")
 
     def __init__(self, worker: int, chunk: int, position: int) -> None:
-        self.worker = worker
-        self.chunk = chunk
-        self.position = position
+        self.worker: int = worker
+        self.chunk: int = chunk
+        self.position: int = position
 
 
 class Unreadable(_Message):
     """A worker could not unpickle the batch of a chunk's items; none of them has started."""
 
-    __match_args__ = ("worker", "chunk")
-    __slots__ = __match_args__
+    __slots__ = ("chunk", "worker")
 
     def __init__(self, worker: int, chunk: int) -> None:
-        self.worker = worker
-        self.chunk = chunk
+        self.worker: int = worker
+        self.chunk: int = chunk
 
 
 class Observed(_Message):
     """The answer to `Observe`."""
 
-    __match_args__ = ("worker", "place")
-    __slots__ = __match_args__
+    __slots__ = ("place", "worker")
 
     def __init__(self, worker: int, place: Place | None) -> None:
-        self.worker = worker
-        self.place = place
+        self.worker: int = worker
+        self.place: Place | None = place
 
 
 class Revoked(_Message):
@@ -271,34 +263,31 @@ class Revoked(_Message):
     With None the worker is gone, and its death will tell where it was.
     """
 
-    __match_args__ = ("worker", "place")
-    __slots__ = __match_args__
+    __slots__ = ("place", "worker")
 
     def __init__(self, worker: int, place: Place | None) -> None:
-        self.worker = worker
-        self.place = place
+        self.worker: int = worker
+        self.place: Place | None = place
 
 
 class Measured(_Message):
     """The answer to `Measure`: bytes resident in a worker and its descendants."""
 
-    __match_args__ = ("worker", "used")
-    __slots__ = __match_args__
+    __slots__ = ("used", "worker")
 
     def __init__(self, worker: int, used: int) -> None:
-        self.worker = worker
-        self.used = used
+        self.worker: int = worker
+        self.used: int = used
 
 
 class WorkerDied(_Message):
     """A worker has ended. What it had finished came before this, as `Results`."""
 
-    __match_args__ = ("worker", "death")
-    __slots__ = __match_args__
+    __slots__ = ("death", "worker")
 
     def __init__(self, worker: int, death: Death) -> None:
-        self.worker = worker
-        self.death = death
+        self.worker: int = worker
+        self.death: Death = death
 
 
 class Tick(_Message):
@@ -333,140 +322,127 @@ Event: TypeAlias = (
 class StartWorker(_Message):
     """Begin to start a worker, which may be given chunks from now on."""
 
-    __match_args__ = ("worker",)
-    __slots__ = __match_args__
+    __slots__ = ("worker",)
 
     def __init__(self, worker: int) -> None:
-        self.worker = worker
+        self.worker: int = worker
 
 
 class StopWorker(_Message):
     """Let a worker that holds nothing end by itself."""
 
-    __match_args__ = ("worker",)
-    __slots__ = __match_args__
+    __slots__ = ("worker",)
 
     def __init__(self, worker: int) -> None:
-        self.worker = worker
+        self.worker: int = worker
 
 
 class RunChunk(_Message):
     """Hand a chunk to a worker."""
 
-    __match_args__ = ("worker", "chunk")
-    __slots__ = __match_args__
+    __slots__ = ("chunk", "worker")
 
     def __init__(self, worker: int, chunk: Chunk) -> None:
-        self.worker = worker
-        self.chunk = chunk
+        self.worker: int = worker
+        self.chunk: Chunk = chunk
 
 
 class Observe(_Message):
     """Ask where a worker is; answered by `Observed` at once."""
 
-    __match_args__ = ("worker",)
-    __slots__ = __match_args__
+    __slots__ = ("worker",)
 
     def __init__(self, worker: int) -> None:
-        self.worker = worker
+        self.worker: int = worker
 
 
 class Peek(_Message):
     """Fetch the results that a worker has and has not sent, as it is in the midst of a long item."""
 
-    __match_args__ = ("worker",)
-    __slots__ = __match_args__
+    __slots__ = ("worker",)
 
     def __init__(self, worker: int) -> None:
-        self.worker = worker
+        self.worker: int = worker
 
 
 class Revoke(_Message):
     """Take back from a worker what it has not started; answered by `Revoked` at once."""
 
-    __match_args__ = ("worker",)
-    __slots__ = __match_args__
+    __slots__ = ("worker",)
 
     def __init__(self, worker: int) -> None:
-        self.worker = worker
+        self.worker: int = worker
 
 
 class Measure(_Message):
     """Ask how much memory a worker holds; answered by `Measured` at once."""
 
-    __match_args__ = ("worker",)
-    __slots__ = __match_args__
+    __slots__ = ("worker",)
 
     def __init__(self, worker: int) -> None:
-        self.worker = worker
+        self.worker: int = worker
 
 
 class Kill(_Message):
     """End a worker with all that it started; answered by `WorkerDied` when it is gone."""
 
-    __match_args__ = ("worker", "force")
-    __slots__ = __match_args__
+    __slots__ = ("force", "worker")
 
     def __init__(self, worker: int, force: bool) -> None:
-        self.worker = worker
-        self.force = force
+        self.worker: int = worker
+        self.force: bool = force
 
 
 class Draw(_Message):
     """Get up to `count` more items from the input of a job."""
 
-    __match_args__ = ("job", "count")
-    __slots__ = __match_args__
+    __slots__ = ("count", "job")
 
     def __init__(self, job: int, count: int) -> None:
-        self.job = job
-        self.count = count
+        self.job: int = job
+        self.count: int = count
 
 
 class Hasten(_Message):
     """Workers have nothing to do: what a draw has brought so far is wanted now, and then item by item."""
 
-    __match_args__ = ("job",)
-    __slots__ = __match_args__
+    __slots__ = ("job",)
 
     def __init__(self, job: int) -> None:
-        self.job = job
+        self.job: int = job
 
 
 class Deliver(_Message):
     """Outcomes of items `start` and following: as in `Results`, and final."""
 
-    __match_args__ = ("job", "start", "values", "failures")
-    __slots__ = __match_args__
+    __slots__ = ("failures", "job", "start", "values")
 
     def __init__(
         self, job: int, start: int, values: list[Any], failures: Mapping[int, BaseException] | None
     ) -> None:
-        self.job = job
-        self.start = start
-        self.values = values
-        self.failures = failures
+        self.job: int = job
+        self.start: int = start
+        self.values: list[Any] = values
+        self.failures: Mapping[int, BaseException] | None = failures
 
 
 class Finish(_Message):
     """A job has come to its end; with an exception where that ended it early."""
 
-    __match_args__ = ("job", "exception")
-    __slots__ = __match_args__
+    __slots__ = ("exception", "job")
 
     def __init__(self, job: int, exception: BaseException | None) -> None:
-        self.job = job
-        self.exception = exception
+        self.job: int = job
+        self.exception: BaseException | None = exception
 
 
 class Broken(_Message):
     """No worker can be started: nothing will ever run here."""
 
-    __match_args__ = ("exception",)
-    __slots__ = __match_args__
+    __slots__ = ("exception",)
 
     def __init__(self, exception: BaseException) -> None:
-        self.exception = exception
+        self.exception: BaseException = exception
 
 
 Command: TypeAlias = (
