@@ -84,17 +84,27 @@ def _machine(run: Run) -> str:
     gibibytes = machine["memory_bytes"] / (1 << 30)
     hardware = f"{machine['cpu']}, {machine['cpus']} CPUs, {gibibytes:.0f} GiB, {machine['architecture']}"
     software = f"{machine['system']} {machine['kernel']}, {machine['python']}, {versions}"
-    measured = "; ".join(_when(part, several=bool(run.parts)) for part in run.parts or (run,))
+    measured = "; ".join(_when(part) + _what(part, run) for part in run.parts or (run,))
     return f"{measured}; {hardware}; {software}."
 
 
-def _when(run: Run, *, several: bool) -> str:
+def _when(run: Run) -> str:
     changed = ", changed since" if run.commit.get("dirty") else ""
-    when = f"{run.date[:10]}, commit {str(run.commit.get('id', 'unknown'))[:12]}{changed}"
-    workloads = [
-        f"{group}: {', '.join(one[0].workload for one in found)}" for group, found in _grouped(run).items()
+    return f"{run.date[:10]}, commit {str(run.commit.get('id', 'unknown'))[:12]}{changed}"
+
+
+def _what(part: Run, run: Run) -> str:
+    """What was measured in one of several parts: groups, with their workloads where it has not all of them."""
+    if not run.parts:
+        return ""
+    whole = _grouped(run)
+    told = [
+        group
+        if len(found) == len(whole[group])
+        else f"{group}: {', '.join(one[0].workload for one in found)}"
+        for group, found in _grouped(part).items()
     ]
-    return f"{when} ({'; '.join(workloads)})" if several else when
+    return f" ({'; '.join(told)})"
 
 
 def _grouped(run: Run) -> dict[str, list[list[Result]]]:

@@ -292,7 +292,7 @@ def test_a_workload_that_was_measured_again_takes_its_place(report: Any, tmp_pat
     assert row(page, "**parallelkit, used**", "")[2] == "30.0 ms"
     assert row(page, "dispatch: title of no-ops")[1] == "parallelkit.Pool"
     assert (
-        "2030-01-02, commit 0123456789ab (dispatch: no-ops; start: import); "
+        "2030-01-02, commit 0123456789ab (dispatch; start: import); "
         "2030-01-03, commit fedcba987654 (start: two items, fork); Made-up 3000"
     ) in page
 
