@@ -94,7 +94,7 @@ def _when(run: Run) -> str:
 
 
 def _what(part: Run, run: Run) -> str:
-    """What was measured in one of several parts: groups, with their workloads where it has not all of them."""
+    """What was measured in one of several parts: groups, with workloads where it has not all of them."""
     if not run.parts:
         return ""
     whole = _grouped(run)
