@@ -13,6 +13,10 @@ from .messages import Chunk, Deliver, JobSpec
 #: Seconds of work that a chunk aims at: long against a hand-over (about 50 µs), short against what a
 #: person or a skewed end of a call notices.
 CHUNK_SECONDS = 0.004
+#: Behind a chunk that takes less than this (in seconds) another one waits at its worker, which goes on with it
+#: at once. Where many workers share few CPUs, a hand-over takes milliseconds. What waits delays another call
+#: by as much, and is taken back for a worker that is idle.
+AHEAD_SECONDS = 0.02
 #: The last chunks of a call need not be shorter than this, in seconds: nobody waits longer for the others.
 TAIL_SECONDS = 0.0005
 #: A chunk is at most so many times the one before: one lucky first item must not decide on 50,000.
@@ -189,7 +193,7 @@ class Job:
 
     def is_quick(self, items: int) -> bool:
         """Whether so many items are likely to be done soon, so that a second chunk may wait behind."""
-        return self.seconds_each is not None and self.seconds_each * items < 2 * CHUNK_SECONDS
+        return self.seconds_each is not None and self.seconds_each * items < AHEAD_SECONDS
 
     def learn(self, items: int, seconds: float) -> None:
         """Take in how long `items` items took."""
