@@ -13,9 +13,9 @@ from .messages import Chunk, Deliver, JobSpec
 #: Seconds of work that a chunk aims at: long against a hand-over (about 50 µs), short against what a
 #: person or a skewed end of a call notices.
 CHUNK_SECONDS = 0.004
-#: Behind a chunk that takes less than this (in seconds) another one waits at its worker, which goes on with it
-#: at once. Where many workers share few CPUs, a hand-over takes milliseconds. What waits delays another call
-#: by as much, and is taken back for a worker that is idle.
+#: Behind a chunk that takes less than this another one waits at its worker, which goes on with it at once; in
+#: seconds. Where many workers share few CPUs, a hand-over takes milliseconds. What waits delays another
+#: call by as much, and is taken back for a worker that is idle.
 AHEAD_SECONDS = 0.02
 #: The last chunks of a call need not be shorter than this, in seconds: nobody waits longer for the others.
 TAIL_SECONDS = 0.0005
