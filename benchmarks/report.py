@@ -2,7 +2,7 @@
 
 python benchmarks/report.py RUN.json --page docs/benchmarks.md    # the charts go into docs/benchmarks/
 python benchmarks/report.py RUN.json                              # the goals, on the terminal
-python benchmarks/report.py RUN.json PART.json --page ...         # the groups of PART.json are taken from it
+python benchmarks/report.py RUN.json PART.json --page ...         # what PART.json has is taken from there
 python benchmarks/report.py --compare BEFORE.json AFTER.json      # two runs of one machine
 """
 

@@ -49,9 +49,10 @@ class Stream:
         self.completed += len(values)
         self.failed += len(failures)
         if self.errors == "return":
+            begin = outcomes.start
             self._add([
-                Failure(index, failures[offset]) if offset in failures else Success(index, value)
-                for offset, (index, value) in enumerate(enumerate(values, outcomes.start))
+                Failure(begin + at, failures[at]) if at in failures else Success(begin + at, value)
+                for at, value in enumerate(values)
             ])  # fmt: skip
         elif not failures:
             self._add(values)

@@ -56,6 +56,12 @@ def _pairs(items: Sequence[int], values: list[Any]) -> bool:
     return len(values) == len(items) and values[-1] == (items[-1], items[-1] + 1)
 
 
+def stream_chunk(contestant: Contestant) -> int | None:
+    """What is told to those that choose no size for a stream themselves."""
+    chooses = contestant.kind != "peer" or contestant.name == JOBLIB.name
+    return None if chooses else _STREAM_CHUNK
+
+
 def _streaming(
     how: str, make: Callable[[int], Iterable[int]], fn: Callable[[int], object], count: int,
     chunksize: int | None,
@@ -63,8 +69,7 @@ def _streaming(
     @contextlib.contextmanager
     def session(seat: Seat) -> Iterator[Round]:
         size = seat.size(count)
-        chooses = seat.contestant.kind != "peer" or seat.contestant.name == JOBLIB.name
-        own = None if chooses else _STREAM_CHUNK
+        own = stream_chunk(seat.contestant)
         with seat.warm() as runner:
 
             def draw() -> tuple[int, object]:

@@ -12,20 +12,18 @@ import psutil
 from .. import tasks
 from ..contestants import JOBLIB, MPIRE, OUR_POOL, POOL, POOL_IMAP, SERIAL, each, slow
 from ..workloads import Figure, Round, Seat, Workload
+from .dispatch import stream_chunk
 
 _COUNT = 10_000_000
 #: So often the workers are looked at in between.
 _LOOKS = 20
-#: For those that do not choose a size for a stream themselves.
-_CHUNK = 1000
 _MB = 1_000_000
 
 
 @contextlib.contextmanager
 def _session(seat: Seat) -> Iterator[Round]:
     count = seat.size(_COUNT)
-    chooses = seat.contestant.kind != "peer" or seat.contestant.name == JOBLIB.name
-    chunksize = None if chooses else _CHUNK
+    chunksize = stream_chunk(seat.contestant)
     with seat.warm() as runner:
 
         def once() -> Figure:
