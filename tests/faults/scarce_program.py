@@ -1,4 +1,7 @@
-"""A program that runs short of something, `WHAT` by `START_METHOD`, and says "done" where all went well."""
+"""A program that runs short of something, and says "done" where all went well: WHAT START_METHOD [ERROR].
+
+ERROR names whose table of open files is full: this process's (EMFILE) or the system's (ENFILE).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import tasks
@@ -23,6 +26,7 @@ import tasks
 import parallelkit
 from faults import what_tasks
 from faults.checks import appears, check_failed, check_one_failed, gone
+from faults.full_system import in_full_system
 from parallelkit import (
     ClosedError,
     Pool,
@@ -36,9 +40,11 @@ from parallelkit import (
 LARGE = 256 << 20
 
 
-@contextlib.contextmanager
-def no_descriptors() -> Iterator[None]:
-    """All that this process may have are in use."""
+T = TypeVar("T")
+
+
+def in_full_process(call: Callable[[], T]) -> T:
+    """The result of `call`, for which this process has all the descriptors that it may have (EMFILE)."""
     most = max(map(int, os.listdir("/proc/self/fd"))) + 20
     held: list[int] = []
     with what_tasks.limit(resource.RLIMIT_NOFILE, most):
@@ -46,52 +52,60 @@ def no_descriptors() -> Iterator[None]:
             while True:
                 held.append(os.dup(0))
         try:
-            yield
+            return call()
         finally:
             for descriptor in held:
                 os.close(descriptor)
+
+
+WITHOUT_DESCRIPTORS = {"EMFILE": in_full_process, "ENFILE": in_full_system}
 
 
 def check_serves(pool: Pool) -> None:
     assert pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
 
 
-def descriptors(method: str) -> None:
+def descriptors(method: str, error_name: str) -> None:
     """A worker is lost, and no other can be had: those that are left do the work."""
+    without_descriptors = WITHOUT_DESCRIPTORS[error_name]
     with Pool(2, start_method=method) as pool:
         check_serves(pool)
-        with no_descriptors():
-            got = pool.map(die_at_three, range(10), errors="return")
+        got = without_descriptors(lambda: pool.map(die_at_three, range(10), errors="return"))
         error = check_one_failed(got, 3)
         assert isinstance(error, WorkerDiedError)
         assert error.started
         check_serves(pool)
 
 
-def last_descriptors(method: str) -> None:
+def last_descriptors(method: str, error_name: str) -> None:
     """The only worker is lost: the call ends, and the pool goes on when there is room again."""
+
+    def lose_the_last() -> None:
+        for _ in range(2):
+            try:
+                pool.map(die_at_three, range(3, 10), errors="return")
+            except WorkerInitError as error:
+                cause: Any = error.__cause__
+                assert cause.errno == getattr(errno, error_name), repr(cause)
+            else:
+                raise AssertionError("there was a worker")
+
     with Pool(1, start_method=method) as pool:
         check_serves(pool)
-        with no_descriptors():
-            for _ in range(2):
-                try:
-                    pool.map(die_at_three, range(3, 10), errors="return")
-                except WorkerInitError as error:
-                    cause: Any = error.__cause__
-                    assert cause.errno == errno.EMFILE, repr(cause)
-                else:
-                    raise AssertionError("there was a worker")
+        WITHOUT_DESCRIPTORS[error_name](lose_the_last)
         check_serves(pool)
 
 
-def kills(method: str) -> None:
+def kills(method: str, error_name: str) -> None:
     """A task is ended, and this process has no descriptor to look at processes with."""
     started = os.path.join(tempfile.gettempdir(), "started")
+    without_descriptors = WITHOUT_DESCRIPTORS[error_name]
     with Pool(2, start_method=method) as pool:
         check_serves(pool)
-        with no_descriptors():
-            stay = functools.partial(stay_at_three, started)
-            got = pool.map(stay, range(10), errors="return", task_timeout=2.0, chunksize=1)
+        stay = functools.partial(stay_at_three, started)
+        got = without_descriptors(
+            lambda: pool.map(stay, range(10), errors="return", task_timeout=2.0, chunksize=1)
+        )
         error = check_one_failed(got, 3)
         assert isinstance(error, TaskTimeoutError)
         check_serves(pool)
@@ -99,7 +113,7 @@ def kills(method: str) -> None:
     gone([int(Path(started).read_text())])
 
 
-def ends(method: str) -> None:
+def ends(method: str, error_name: str) -> None:
     """Pools end, one by itself and one by force, without a descriptor to look at processes with."""
     started = os.path.join(tempfile.gettempdir(), "started")
     finished, cut_off = Pool(2, start_method=method), Pool(2, start_method=method)
@@ -108,27 +122,33 @@ def ends(method: str) -> None:
     workers = [process.pid or 0 for pool in (finished, cut_off) for process in pool._pool]
     endless = cut_off.apply_async(stay_at_three, (started, 3))
     appears(Path(started))
-    with no_descriptors():
+
+    def end_both() -> None:
         finished.close()
         finished.join()
         cut_off.terminate()
         cut_off.join()
+
+    WITHOUT_DESCRIPTORS[error_name](end_both)
     with contextlib.suppress(ClosedError):
         raise AssertionError(endless.get())
     gone([*workers, int(Path(started).read_text())])
 
 
-def processes(method: str) -> None:
+def processes(method: str, error_name: str) -> None:
     """A Process is asked and ended without a descriptor to look at processes with."""
     started = os.path.join(tempfile.gettempdir(), "started")
     process = parallelkit.get_context(method).Process(target=stay_at_three, args=(started, 3))
     process.start()
     appears(Path(started))
-    with no_descriptors():
+
+    def end() -> None:
         assert process.is_alive()
         assert process.exitcode is None
         process.terminate()
         process.join()
+
+    WITHOUT_DESCRIPTORS[error_name](end)
     assert process.exitcode == -signal.SIGTERM
     # What it has started may live on until this program ends.
 
@@ -143,16 +163,19 @@ def stay_at_three(started: str, x: int) -> int:
     return x
 
 
-def new_pool(method: str) -> None:
+def new_pool(method: str, error_name: str) -> None:
     """There is no room for a pool at all: the call says so."""
-    parallelkit.pool_map(abs, [1], start_method=method)
-    with no_descriptors():
+
+    def make() -> None:
         try:
             Pool(1, start_method=method)
         except OSError as error:
-            assert error.errno == errno.EMFILE, repr(error)  # noqa: PT017
+            assert error.errno == getattr(errno, error_name), repr(error)  # noqa: PT017
         else:
             raise AssertionError("there was room")
+
+    parallelkit.pool_map(abs, [1], start_method=method)
+    WITHOUT_DESCRIPTORS[error_name](make)
 
 
 def server(method: str) -> None:
@@ -225,5 +248,5 @@ def disk(method: str) -> None:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](sys.argv[2])
+    globals()[sys.argv[1]](*sys.argv[2:])
     print("done")

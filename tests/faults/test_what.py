@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import tasks
 from conftest import START_METHODS, Counting
 
 import parallelkit
-from faults import what_tasks
+from faults import full_system, what_tasks
 from faults.checks import check_failed, check_one_failed, fields, gone
 from faults.faces import FACES
 from parallelkit import Success, TaskTimeoutError, WorkerDiedError
@@ -135,12 +136,12 @@ def test_closed_descriptors_lose_no_result(served: Any, counting: Counting) -> N
         assert outcomes(tasks.square, range(3)) == [Success(i, i * i) for i in range(3)]
 
 
-def _run_short(what: str, method: str, folder: Path, *prefix: str) -> None:
+def _run_short(arguments: Sequence[str], folder: Path, prefix: Sequence[str] = ()) -> None:
     """Run the program that runs short. A fork server may say on standard error what it thinks of that."""
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [*prefix, sys.executable, "-m", "faults.scarce_program", what, method],
+        [*prefix, sys.executable, "-m", "faults.scarce_program", *arguments],
         env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
@@ -152,18 +153,34 @@ def _run_short(what: str, method: str, folder: Path, *prefix: str) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 @pytest.mark.parametrize(
-    "what", ["descriptors", "last_descriptors", "kills", "ends", "processes", "new_pool", "result", "item"]
+    "error_name",
+    [
+        "EMFILE",
+        pytest.param(
+            "ENFILE", marks=pytest.mark.skipif(not full_system.AVAILABLE, reason="no filter for it")
+        ),
+    ],
 )
-def test_what_runs_short(what: str, start_method: str, tmp_path: Path) -> None:
-    """No descriptor left in the parent, or no memory: there for a result, in a worker for an item."""
-    _run_short(what, start_method, tmp_path)
+@pytest.mark.parametrize(
+    "what", ["descriptors", "last_descriptors", "kills", "ends", "processes", "new_pool"]
+)
+def test_no_descriptor_is_left(what: str, error_name: str, start_method: str, tmp_path: Path) -> None:
+    """The parent can open nothing: its own table of open files is full, or the system's."""
+    _run_short([what, start_method, error_name], tmp_path)
     if (tmp_path / "started").exists():
         gone([int((tmp_path / "started").read_text())])
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS")
+@pytest.mark.parametrize("what", ["result", "item"])
+def test_what_does_not_fit_into_memory(what: str, start_method: str, tmp_path: Path) -> None:
+    """A result has no room in the parent, an item none in a worker."""
+    _run_short([what, start_method], tmp_path)
+
+
 @pytest.mark.skipif("forkserver" not in START_METHODS, reason="there is none")
 def test_a_fork_server_that_is_killed(tmp_path: Path) -> None:
-    _run_short("server", "forkserver", tmp_path)
+    _run_short(["server", "forkserver"], tmp_path)
 
 
 #: A small disk of its own, which needs no privileges where users may have name spaces.
@@ -177,4 +194,4 @@ def test_a_full_disk(start_method: str, tmp_path: Path) -> None:
         or subprocess.run([*small, "true"], capture_output=True, check=False).returncode
     ):
         pytest.skip("no small disk can be mounted here")
-    _run_short("disk", start_method, tmp_path, *small)
+    _run_short(["disk", start_method], tmp_path, small)
