@@ -430,14 +430,16 @@ def test_starts_that_always_fail_end_all_calls() -> None:
     assert machine.jobs == 0
 
 
-def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool() -> None:
-    machine = s.Scheduler(1)
+@pytest.mark.parametrize("max_workers", [1, 2, 3])
+def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool(max_workers: int) -> None:
+    machine = s.Scheduler(max_workers)
     now = 0.0
     for _ in range(2):
-        machine.submit(s.JobSpec(size=2, at_hand=True), now)
+        machine.submit(s.JobSpec(size=3, at_hand=True), now)
         finished: list[s.Finish] = []
         starts = 0
         while not finished:
+            assert starts <= 3 * max_workers
             commands = machine.commands()
             finished = [c for c in commands if isinstance(c, s.Finish)]
             for start in (c for c in commands if isinstance(c, s.StartWorker)):
@@ -445,10 +447,54 @@ def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool() -> Non
                 machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
             now = machine.wake_at() or now
             machine.handle(s.Tick(), now)
-        assert starts == 3
+        assert starts == 3 * max_workers
         assert isinstance(finished[0].exception, WorkerInitError)
         assert isinstance(finished[0].exception.__cause__, OSError)
     assert machine.broken is None
+
+
+def test_no_room_beside_workers_that_die_while_they_start_ends_the_calls() -> None:
+    machine = s.Scheduler(2)
+    machine.submit(s.JobSpec(size=2, at_hand=True), 0.0)
+    now, starts = 0.0, 0
+    while machine.jobs:
+        commands = machine.commands()
+        for start in (c for c in commands if isinstance(c, s.StartWorker)):
+            starts += 1
+            assert starts <= 6
+            if starts % 2:
+                machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
+            else:
+                machine.handle(s.WorkerDied(start.worker, s.Death(1, 1, None, None)), now)
+        now = machine.wake_at() or now
+        machine.handle(s.Tick(), now)
+    assert starts == 6
+
+
+def test_a_worker_that_is_up_does_the_work_for_as_long_as_there_is_room_for_no_other() -> None:
+    machine = s.Scheduler(2)
+    job = machine.submit(s.JobSpec(size=40, at_hand=True, chunksize=1), 0.0)
+    now, failed, done = 0.0, 0, 0
+    up: int | None = None
+    while machine.jobs:
+        for command in machine.commands():
+            if isinstance(command, s.StartWorker) and up is None:
+                up = command.worker
+                machine.handle(s.WorkerReady(up), now)
+            elif isinstance(command, s.StartWorker):
+                failed += 1
+                machine.handle(s.StartFailed(command.worker, OSError(24, "full"), no_room=True), now)
+            elif isinstance(command, s.RunChunk) and command.worker == up:
+                now += 0.3
+                done += len(command.chunk)
+                values = [None] * len(command.chunk)
+                machine.handle(
+                    s.Results(command.worker, command.chunk.id, command.chunk.start, values, None, 0.3), now
+                )
+            elif isinstance(command, s.Finish):
+                assert (command.job, command.exception) == (job, None)
+    assert done == 40
+    assert failed > 3
 
 
 def test_an_item_that_no_worker_survives_receiving_is_given_up() -> None:

@@ -677,18 +677,19 @@ class Scheduler:
         self._roster.remove(worker)
         for chunk in list(worker.chunks):
             self._take_back(worker, chunk, chunk.start)
-        if worker.attempt >= self._failed_starts:
-            self._count_failed_start(event.exception, no_room=event.no_room)
+        self._count_failed_start(worker, event.exception, no_room=event.no_room)
 
-    def _count_failed_start(self, cause: BaseException, *, no_room: bool = False) -> None:
-        self._failed_starts += 1
+    def _count_failed_start(self, worker: Worker, cause: BaseException, *, no_room: bool = False) -> None:
+        counts = worker.attempt >= self._failed_starts  # else it was under way beside one that has counted
+        self._failed_starts += counts
         hopeless = self._failed_starts >= START_ATTEMPTS
-        # Where the system has no room for one more, those that are there do the work.
-        if (self._roster.usable and isinstance(cause, OSError)) if hopeless else no_room:
-            self._pausing = True
-            self._timers.set(("start", 0), self._now + START_PAUSE_SECONDS)
+        if no_room and (not hopeless or self._roster.usable):
+            # Those that are there do the work, and there may be room in a while.
+            if counts:
+                self._pausing = True
+                self._timers.set(("start", 0), self._now + START_PAUSE_SECONDS)
             return
-        if not hopeless or self.broken is not None:
+        if not hopeless or self.broken is not None or (not counts and self._roster.usable):
             return
         error = WorkerInitError(starts=self._failed_starts)
         error.__cause__ = cause
@@ -714,8 +715,8 @@ class Scheduler:
         self.counters.lost += not expected
         for chunk in list(worker.chunks):
             self._bury(worker, chunk, death)
-        if starting and worker.attempt >= self._failed_starts:
-            self._count_failed_start(self._died(None, death, started=False))
+        if starting:
+            self._count_failed_start(worker, self._died(None, death, started=False))
 
     def _blame_reading(self, chunk: m.Chunk, death: m.Death) -> m.Death:
         """Whether a death between two chunks is that of receiving the second, too large for the memory there.
