@@ -72,8 +72,21 @@ def release(pid: int, mark: str | None = None) -> None:
             _tell([-number for number in numbers])
 
 
+def release_marks(marks: Iterable[str]) -> None:
+    """No longer watch these marks, whose processes may have been released before; nor mind unknown ones."""
+    with _lock:
+        numbers = _watched.intersection(map(_mark_number, marks))
+        if numbers:
+            _watched.difference_update(numbers)
+            _tell([-number for number in numbers])
+
+
 def _numbers(pid: int, mark: str | None) -> list[int]:
-    return [pid] if mark is None else [pid, _guardian_main.MARK + int(mark, 16)]
+    return [pid] if mark is None else [pid, _mark_number(mark)]
+
+
+def _mark_number(mark: str) -> int:
+    return _guardian_main.MARK + int(mark, 16)
 
 
 def pid() -> int | None:

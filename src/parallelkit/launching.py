@@ -265,7 +265,15 @@ def start(process_obj: Any) -> None:
     if process_obj._parent_pid != os.getpid():
         raise AssertionError("can only start a process object created by current process")
     inner._cleanup()
-    process_obj._popen = process_obj._Popen(process_obj)
+    try:
+        process_obj._popen = process_obj._Popen(process_obj)
+    except (ConnectionError, EOFError) as error:
+        error.add_note(
+            "parallelkit: the fork server has ended. If its traceback is on stderr, it could not import the "
+            "program's main module, which it does first: what starts processes there has to be under "
+            '`if __name__ == "__main__":`'
+        )
+        raise
     process_obj._sentinel = process_obj._popen.sentinel
     # The target may refer to the process object.
     del process_obj._target, process_obj._args, process_obj._kwargs

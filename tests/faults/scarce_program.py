@@ -44,18 +44,9 @@ T = TypeVar("T")
 
 
 def in_full_process(call: Callable[[], T]) -> T:
-    """The result of `call`, for which this process has all the descriptors that it may have (EMFILE)."""
-    most = max(map(int, os.listdir("/proc/self/fd"))) + 20
-    held: list[int] = []
-    with what_tasks.limit(resource.RLIMIT_NOFILE, most):
-        with contextlib.suppress(OSError):
-            while True:
-                held.append(os.dup(0))
-        try:
-            return call()
-        finally:
-            for descriptor in held:
-                os.close(descriptor)
+    """The result of `call`, for which this process gets no descriptor, not even one given back (EMFILE)."""
+    with what_tasks.limit(resource.RLIMIT_NOFILE, 3):
+        return call()
 
 
 WITHOUT_DESCRIPTORS = {"EMFILE": in_full_process, "ENFILE": in_full_system}
@@ -78,22 +69,23 @@ def descriptors(method: str, error_name: str) -> None:
 
 
 def last_descriptors(method: str, error_name: str) -> None:
-    """The only worker is lost: the call ends, and the pool goes on when there is room again."""
+    """All workers are lost: the call ends, and the pool goes on when there is room again."""
 
-    def lose_the_last() -> None:
+    def lose_all(pool: Pool, workers: int) -> None:
         for _ in range(2):
             try:
-                pool.map(die_at_three, range(3, 10), errors="return")
+                pool.map(die_at_three, [*[3] * workers, *range(4, 10)], errors="return", chunksize=1)
             except WorkerInitError as error:
                 cause: Any = error.__cause__
                 assert cause.errno == getattr(errno, error_name), repr(cause)
             else:
                 raise AssertionError("there was a worker")
 
-    with Pool(1, start_method=method) as pool:
-        check_serves(pool)
-        WITHOUT_DESCRIPTORS[error_name](lose_the_last)
-        check_serves(pool)
+    for workers in (1, 2):
+        with Pool(workers, start_method=method) as pool:
+            check_serves(pool)
+            WITHOUT_DESCRIPTORS[error_name](functools.partial(lose_all, pool, workers))
+            check_serves(pool)
 
 
 def kills(method: str, error_name: str) -> None:
@@ -132,7 +124,8 @@ def ends(method: str, error_name: str) -> None:
     WITHOUT_DESCRIPTORS[error_name](end_both)
     with contextlib.suppress(ClosedError):
         raise AssertionError(endless.get())
-    gone([*workers, int(Path(started).read_text())])
+    gone(workers)
+    # What has left its worker's group may live on until this program ends.
 
 
 def processes(method: str, error_name: str) -> None:

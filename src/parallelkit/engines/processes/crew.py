@@ -505,7 +505,10 @@ class ProcessCrew:
             self._events.append(WorkerReady(member.number))
         death = Death(member.pid, code, signum, place)
         self._events.append(WorkerDied(member.number, death))
-        return member.told_to_stop and code == 0
+        if not member.told_to_stop or code != 0:
+            return False
+        guardian.release_marks([member.mark])
+        return True
 
     @staticmethod
     def _reap(member: _Member) -> int | None:
@@ -524,14 +527,18 @@ class ProcessCrew:
         self._unswept += dead
         if self._unswept:
             since = min(member.since for member in self._unswept)
-            if marking.kill([member.mark for member in self._unswept], since):
+            marks = [member.mark for member in self._unswept]
+            if marking.kill(marks, since):
+                guardian.release_marks(
+                    marks
+                )  # else the guardian sees to it in the end, if nobody does before
                 self._unswept.clear()
 
     def _let_go(self, member: _Member) -> None:
         with contextlib.suppress(ValueError):  # the page is closed: this was interrupted, and is done again
             self._see(member)
             self._gone.bury(member.use)
-        guardian.release(member.pid, member.mark)
+        guardian.release(member.pid)
         for descriptor in (member.exit_notice, member.socket):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(descriptor)
