@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+from faults import full_system
 
-from parallelkit import _guardian_main, guardian
+from parallelkit import _guardian_main, guardian, marking, resources
 
 #: An owner that watches a child, which has a child in a session of its own. It prints their ids and
 #: the guardian's, does what it is told on the way, and waits.
@@ -353,6 +355,19 @@ def test_stop_leaves_nothing(sleeper: Any) -> None:
     guardian.stop()
 
 
+def test_marks_can_outlast_their_process(sleeper: Any) -> None:
+    guardian.stop()
+    mark, other = marking.new(), marking.new()
+    guardian.watch(sleeper.pid, mark)
+    guardian.release(sleeper.pid)
+    assert guardian._watched == {_guardian_main.MARK + int(mark, 16)}
+    guardian.release_marks([other])
+    assert len(guardian._watched) == 1
+    guardian.release_marks([mark, other])
+    assert guardian._watched == set()
+    guardian.stop()
+
+
 def test_one_that_somebody_else_has_waited_for(sleeper: Any) -> None:
     guardian.watch(sleeper.pid)
     pid = guardian.pid()
@@ -426,3 +441,64 @@ def test_it_starts_with_next_to_nothing() -> None:
     folder = str(Path(_guardian_main.__file__).parent)
     output = subprocess.check_output([sys.executable, "-I", "-S", "-c", code, folder], text=True)
     assert output == "\n"
+
+
+LOOKS: dict[str, Callable[[], object]] = {
+    "the table": _guardian_main.snapshot,
+    "children": lambda: resources.children(os.getpid()),
+    "descendants": lambda: resources.descendants(os.getpid()),
+    "an environment": lambda: _guardian_main._read("/proc/self/environ"),
+    "descriptors": lambda: _guardian_main._holds(os.getpid(), [marking.new()]),
+    "who wears a mark": lambda: marking.find([marking.new()], 0.0),
+}
+
+
+@pytest.mark.skipif(not full_system.AVAILABLE, reason="no filter for it")
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_look_without_a_descriptor_does_not_pass_for_nobody_there(look: Callable[[], object]) -> None:
+    with pytest.raises(OSError, match="Too many open files in system"):
+        full_system.in_full_system(look)
+
+
+@pytest.mark.skipif(not full_system.AVAILABLE, reason="no filter for it")
+def test_who_could_not_be_looked_for_is_not_said_to_be_gone() -> None:
+    assert full_system.in_full_system(lambda: marking.kill([marking.new()], 0.0)) is False
+
+
+def test_a_shortage_for_a_part_of_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def without_me(path: str, flags: int) -> int:
+        if path == f"/proc/{os.getpid()}/stat":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", without_me)
+    with pytest.raises(OSError, match="Too many open files"):
+        _guardian_main.snapshot()
+
+
+@pytest.mark.skipif(not full_system.AVAILABLE, reason="no filter for it")
+def test_in_a_full_system_it_ends_those_of_whom_it_knows(
+    sleeper: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_guardian_main, "_ROUNDS", 2)
+    known = {sleeper.pid: _guardian_main._started(sleeper.pid)}
+    full_system.in_full_system(lambda: _guardian_main.end(known, [marking.new()]))
+    assert sleeper.wait(10) == -signal.SIGKILL
+
+
+def test_it_looks_again_when_there_are_descriptors(sleeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[object] = []
+
+    def scarce() -> Any:
+        looks.append(None)
+        if len(looks) < 3:
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return table()
+
+    table = _guardian_main.snapshot
+    monkeypatch.setattr(_guardian_main, "snapshot", scarce)
+    monkeypatch.setattr(_guardian_main, "_end_blindly", lambda pids: None)
+    _guardian_main.end({sleeper.pid: _guardian_main._started(sleeper.pid)})
+    assert sleeper.wait(10) == -signal.SIGKILL

@@ -453,12 +453,13 @@ def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool(max_work
     assert machine.broken is None
 
 
-def test_no_room_beside_workers_that_die_while_they_start_ends_the_calls() -> None:
+def test_no_room_beside_workers_that_die_while_they_start_breaks_the_pool() -> None:
     machine = s.Scheduler(2)
     machine.submit(s.JobSpec(size=2, at_hand=True), 0.0)
     now, starts = 0.0, 0
     while machine.jobs:
         commands = machine.commands()
+        assert commands or machine.wake_at() is not None
         for start in (c for c in commands if isinstance(c, s.StartWorker)):
             starts += 1
             assert starts <= 6
@@ -468,7 +469,102 @@ def test_no_room_beside_workers_that_die_while_they_start_ends_the_calls() -> No
                 machine.handle(s.WorkerDied(start.worker, s.Death(1, 1, None, None)), now)
         now = machine.wake_at() or now
         machine.handle(s.Tick(), now)
-    assert starts == 6
+    assert isinstance(machine.broken, WorkerInitError)
+
+
+@pytest.mark.parametrize(("max_workers", "room"), [(2, 1), (3, 2), (4, 3), (8, 6)])
+def test_workers_that_die_one_after_the_other_while_they_start_break_a_pool_without_room(
+    max_workers: int, room: int
+) -> None:
+    machine = s.Scheduler(max_workers)
+    machine.submit(s.JobSpec(size=9, at_hand=True, chunksize=1), 0.0)
+    now, started = 0.0, 0
+    deaths: list[tuple[float, int]] = []  # those to come, the next one first
+    while machine.jobs:
+        for command in machine.commands():
+            if isinstance(command, s.StartWorker) and len(deaths) < room:
+                started += 1
+                deaths = sorted([*deaths, (now + 0.6 + started % 5 / 10, command.worker)])
+            elif isinstance(command, s.StartWorker):
+                machine.handle(s.StartFailed(command.worker, OSError(24, "full"), no_room=True), now)
+        if not machine.jobs:
+            break
+        wake_at = machine.wake_at()
+        if deaths and (wake_at is None or deaths[0][0] <= wake_at):
+            now, worker = deaths.pop(0)
+            machine.handle(s.WorkerDied(worker, s.Death(1, 1, None, None)), now)
+        else:
+            assert wake_at is not None
+            now = wake_at
+            machine.handle(s.Tick(), now)
+        assert now < 10.0
+    assert isinstance(machine.broken, WorkerInitError)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_lack_of_room_and_one_death_do_not_break_a_pool(ready: bool) -> None:
+    machine = s.Scheduler(2)
+    machine.submit(s.JobSpec(size=4, at_hand=True, chunksize=1), 0.0)
+    first, second = (c.worker for c in machine.commands() if isinstance(c, s.StartWorker))
+    if ready:
+        machine.handle(s.WorkerReady(first), 0.0)
+    now, failed = 0.0, 1
+    machine.handle(s.StartFailed(second, OSError(24, "full"), no_room=True), now)
+    while failed < 5:
+        wake_at = machine.wake_at()
+        assert wake_at is not None
+        now = wake_at
+        machine.handle(s.Tick(), now)
+        for start in (c for c in machine.commands() if isinstance(c, s.StartWorker)):
+            failed += 1
+            machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
+    machine.handle(s.WorkerDied(first, s.Death(1, -9, 9, None)), now)
+    assert machine.broken is None
+
+
+def test_who_is_ending_makes_room_for_the_next_worker() -> None:
+    machine = s.Scheduler(1)
+    spec = s.JobSpec(size=2, at_hand=True, chunksize=1, task_timeout=1.0, stop_on_failure=False)
+    machine.submit(spec, 0.0)
+    now, alive, refused = 0.0, 0, 0
+    failed: list[BaseException] = []
+    died_at: float | None = None
+    finished: list[s.Finish] = []
+    while not finished:
+        commands = machine.commands()
+        finished = [c for c in commands if isinstance(c, s.Finish)]
+        for command in commands:
+            if isinstance(command, s.StartWorker) and alive:
+                refused += 1
+                machine.handle(s.StartFailed(command.worker, OSError(24, "full"), no_room=True), now)
+            elif isinstance(command, s.StartWorker):
+                alive = command.worker
+                machine.handle(s.WorkerReady(alive), now)
+            elif isinstance(command, s.RunChunk) and command.worker == alive:
+                place = s.Place(command.chunk.id, 0, now)
+                if command.chunk.start == 1:
+                    machine.handle(s.Results(alive, place.chunk, 1, ["b"], None, 0.0), now)
+            elif isinstance(command, s.Observe):
+                machine.answer(s.Observed(command.worker, place), now)
+            elif isinstance(command, s.Revoke):
+                machine.answer(s.Revoked(command.worker, place), now)
+            elif isinstance(command, s.Kill) and died_at is None:
+                died_at = now + 0.9  # it takes its time, and goes before the second signal
+            elif isinstance(command, s.Deliver):
+                failed += (command.failures or {}).values()
+        if finished or machine.has_commands:
+            continue
+        wake_at = machine.wake_at()
+        if died_at is not None and alive and (wake_at is None or wake_at > died_at):
+            now, dead, alive = died_at, alive, 0
+            machine.handle(s.WorkerDied(dead, s.Death(1, -15, 15, place)), now)
+        else:
+            assert wake_at is not None
+            now = wake_at
+            machine.handle(s.Tick(), now)
+    assert refused >= 3
+    assert finished[0].exception is None
+    assert [type(error) for error in failed] == [TaskTimeoutError]
 
 
 def test_a_worker_that_is_up_does_the_work_for_as_long_as_there_is_room_for_no_other() -> None:
@@ -477,7 +573,9 @@ def test_a_worker_that_is_up_does_the_work_for_as_long_as_there_is_room_for_no_o
     now, failed, done = 0.0, 0, 0
     up: int | None = None
     while machine.jobs:
-        for command in machine.commands():
+        commands = machine.commands()
+        assert commands or machine.wake_at() is not None
+        for command in commands:
             if isinstance(command, s.StartWorker) and up is None:
                 up = command.worker
                 machine.handle(s.WorkerReady(up), now)

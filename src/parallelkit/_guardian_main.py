@@ -16,6 +16,7 @@ does for the owner that becomes another program by exec, and where there is no p
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -45,18 +46,23 @@ _ROUNDS = 100
 
 
 def snapshot() -> Table:
-    """All processes of the machine, from /proc; empty where there is none."""
+    """All processes of the machine, from /proc; empty where there is none.
+
+    OSError where there is no descriptor to look at them with.
+    """
     table: Table = {}
     try:
         names = os.listdir("/proc")
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return table
     for name in names:
         if not name.isdigit():
             continue
         try:
             descriptor = os.open(f"/proc/{name}/stat", os.O_RDONLY)
-        except OSError:
+        except OSError as error:
+            raise_shortage(error)
             continue
         try:
             line = os.read(descriptor, 4096)
@@ -74,6 +80,15 @@ def snapshot() -> Table:
         parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
         table[int(name)] = parent, group, session, state, int(fields[19])
     return table
+
+
+def raise_shortage(error: OSError) -> None:
+    """Raise `error` where it says that this process or the system has no descriptor left.
+
+    What could not be looked at for that reason may be there all the same.
+    """
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error
 
 
 def family(table: Table, known: Mapping[int, float], spared: Collection[int] = ()) -> dict[int, Entry]:
@@ -100,7 +115,8 @@ def family(table: Table, known: Mapping[int, float], spared: Collection[int] = (
 def wearing(table: Table, marks: Collection[str], since: float) -> dict[int, Entry]:
     """Who of `table` is alive and wears one of `marks`, this process left out; see `marking`.
 
-    Processes older than `since`, a start time, are not looked at.
+    Processes older than `since`, a start time, are not looked at. OSError where there is no descriptor to
+    look with.
     """
     if not marks:
         return {}
@@ -123,7 +139,8 @@ def _holds(pid: int, marks: Collection[str]) -> bool:
     folder = f"/proc/{pid}/fd"
     try:
         names = os.listdir(folder)
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return False  # it is another user's, or gone
     return any(
         MARK_NAME in target and any(mark in target for mark in marks) for target in _targets(folder, names)
@@ -142,7 +159,8 @@ def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return b""
 
 
@@ -156,11 +174,19 @@ def end(known: dict[int, float], marks: Collection[str] = ()) -> None:
     out_of_reach: set[int] = set()
     since = min((started for started in known.values() if started >= 0), default=0.0)
     unsure = bool(marks)  # who is about to become a program cannot be seen to wear one, see `marking`
+    blind = False
     for _ in range(_ROUNDS):
-        table = snapshot()
+        try:
+            table = snapshot()
+            left = family(table, known) or wearing(table, marks, since)
+        except OSError:  # the system has no descriptor to look with: those first of whom is known
+            if not blind:
+                _end_blindly(known)
+            blind = True
+            time.sleep(_ROUND_MILLISECONDS / 1000)
+            continue
         if not table:
             return _end_blindly(known)
-        left = family(table, known) or wearing(table, marks, since)
         pids = [pid for pid in left if pid not in out_of_reach]
         if not pids and unsure:
             unsure = False

@@ -27,6 +27,7 @@ import os
 import pickle
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -52,6 +53,8 @@ _STOP_SECONDS = 2.0
 _SLEEP_MOST = 1e6
 #: How often to look where nothing else tells of a death, in seconds.
 _LOOK_SECONDS = 0.05
+#: A fork server that has closed its connections is gone after so long, in seconds.
+_SERVER_SECONDS = 0.1
 #: Whose frames a reader of a traceback does not look for.
 _OWN_FILES = frozenset({__file__, process.__file__, os.path.join(os.path.dirname(__file__), "process.py")})
 
@@ -268,16 +271,35 @@ def start(process_obj: Any) -> None:
     try:
         process_obj._popen = process_obj._Popen(process_obj)
     except (ConnectionError, EOFError) as error:
-        error.add_note(
-            "parallelkit: the fork server has ended. If its traceback is on stderr, it could not import the "
-            "program's main module, which it does first: what starts processes there has to be under "
-            '`if __name__ == "__main__":`'
-        )
+        if _fork_server_has_ended():
+            error.add_note(
+                "parallelkit: the fork server has ended, and its traceback is on stderr. Either there is "
+                "no room for one more process, or the program's main module cannot be imported, which is "
+                'done first: what starts processes there has to be under `if __name__ == "__main__":`'
+            )
         raise
     process_obj._sentinel = process_obj._popen.sentinel
     # The target may refer to the process object.
     del process_obj._target, process_obj._args, process_obj._kwargs
     inner._children.add(process_obj)
+
+
+def _fork_server_has_ended() -> bool:
+    module: Any = sys.modules.get("multiprocessing.forkserver")
+    if module is None or module._forkserver._forkserver_pid is None:
+        return False
+    try:
+        descriptor = os.pidfd_open(module._forkserver._forkserver_pid)
+    except ProcessLookupError:
+        return True
+    except (AttributeError, OSError):  # there is no pidfd here, or no room for one
+        return False
+    try:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        return bool(poller.poll(_SERVER_SECONDS * 1000))
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache

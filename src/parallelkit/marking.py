@@ -21,7 +21,6 @@ worker ends as it was told to.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -101,8 +100,6 @@ def _look(marks: Collection[str], since: float) -> tuple[list[Pid], bool]:
     if not sys.platform.startswith("linux"):
         return [], False
     table = snapshot()
-    if os.getpid() not in table and os.path.isdir("/proc/self"):
-        raise OSError(errno.EMFILE, "no descriptor is left to look at the processes with")
     # Whoever has one of these for its parent may have lost another. All others are found by their parents,
     # but for those below one that hides its mark. So a look costs little beside hundreds of processes.
     above = _above(table)

@@ -8,6 +8,8 @@ import os
 import re
 from collections.abc import Iterable
 
+from ._guardian_main import raise_shortage
+
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _CGROUP = "/sys/fs/cgroup"
 _UNITS = {
@@ -97,11 +99,15 @@ def parse_memory(value: int | str) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that `pid` started and that are there still; empty where it is gone."""
+    """The processes that `pid` started and that are there still; empty where it is gone.
+
+    OSError where there is no descriptor to look with.
+    """
     tasks = f"/proc/{pid}/task"
     try:
         threads = os.listdir(tasks)
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return [] if os.path.isdir("/proc/self") else _children_by_psutil(pid)
     found: list[int] = []
     for thread in threads:
@@ -113,7 +119,8 @@ def children(pid: int) -> list[int]:
                 f"/proc/self/task/{os.getpid()}/children"
             ):
                 return _children_by_psutil(pid)  # a kernel without that file
-        except OSError:
+        except OSError as error:
+            raise_shortage(error)
             continue
     return found
 

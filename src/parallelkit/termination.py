@@ -43,7 +43,8 @@ def terminate_tree(process_or_pid: int | ProcessLike, *, grace: float = 1.0) -> 
 
     Raises TypeError for what is no process; ValueError for this process itself, for process 1 and for
     a process not started yet; PermissionError where a process belongs to another user; TimeoutError
-    where one is so blocked in the kernel that it is there 10 seconds after SIGKILL.
+    where one is so blocked in the kernel that it is there 10 seconds after SIGKILL; another OSError
+    where there is no descriptor left to look for processes with.
 
     >>> import subprocess
     >>> shell = subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60"])

@@ -5,6 +5,7 @@ the service thread, and the parent.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import functools
 import os
@@ -24,7 +25,7 @@ from conftest import Counting
 import parallelkit
 from faults import who_tasks
 from faults.checks import alive, check_failed, check_one_failed, fields, gone, until
-from parallelkit import Success, WorkerDiedError, WorkerInitError
+from parallelkit import Success, WorkerDiedError, WorkerInitError, guardian
 from parallelkit.engines.processes import crew, starting, transport
 
 KILLED = {"exitcode": -9, "signal": 9, "started": True}
@@ -116,6 +117,29 @@ def test_workers_that_are_being_started_are_killed(once: Any, stillborn: Any, co
     with once(max_workers=3) as outcomes:
         check_failed(outcomes(work, range(6)), [], counting)
     assert len(started) >= 5
+
+
+def test_workers_that_cannot_be_watched_leave_nothing(
+    start_method: str, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no room for the notice of their end, and their initializer has started something already."""
+    left: list[set[int]] = []
+
+    def watch(self: crew.ProcessCrew, member: Any) -> None:
+        guardian.watch(member.pid, member.mark)
+        left.append(who_tasks.family(counting.folder, "x"))
+        (counting.folder / "family-x").unlink()
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    monkeypatch.setattr(crew.ProcessCrew, "_watch", watch)
+    leave_family = functools.partial(who_tasks.leave_family, str(counting.folder), "x")
+    with parallelkit.Pool(1, initializer=leave_family, start_method=start_method) as pool:
+        with pytest.raises(WorkerInitError) as caught:
+            pool.map(tasks.square, range(4))
+        assert isinstance(caught.value.__cause__, OSError)
+        assert len(left) == 3
+        assert [len(family) for family in left] == [4, 4, 4]
+        gone(set.union(*left))
 
 
 def test_each_worker_is_killed_when_it_is_started(start_method: str, stillborn: Any) -> None:

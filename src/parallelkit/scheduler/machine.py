@@ -96,7 +96,8 @@ class Scheduler:
         self._next_job = 1
         self._next_chunk = 1
         self._failed_starts = 0
-        self._pausing = False  # after a failed start
+        self._unplaced = 0  # starts in a row for which there was no room
+        self._pausing = False  # after one of these
         self._lifted = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.ItemsReady: self._on_items_ready,
@@ -662,7 +663,11 @@ class Scheduler:
 
     def _mark_ready(self, worker: Worker) -> None:
         worker.state = State.READY
-        self._failed_starts = 0
+        self._unplaced = 0
+        if self._failed_starts:
+            self._failed_starts = 0
+            for other in self._roster:  # those that are under way count as one again
+                other.attempt = 0
 
     def _on_ready(self, event: m.WorkerReady) -> None:
         worker = self._roster.all[event.worker]
@@ -674,30 +679,36 @@ class Scheduler:
 
     def _on_start_failed(self, event: m.StartFailed) -> None:
         worker = self._roster.all[event.worker]
+        starting = worker.state is State.STARTING
         self._roster.remove(worker)
         for chunk in list(worker.chunks):
             self._take_back(worker, chunk, chunk.start)
-        self._count_failed_start(worker, event.exception, no_room=event.no_room)
+        if event.no_room:
+            self._wait_for_room(event.exception)
+        elif starting:
+            self._count_failed_start(worker, event.exception)
 
-    def _count_failed_start(self, worker: Worker, cause: BaseException, *, no_room: bool = False) -> None:
-        counts = worker.attempt >= self._failed_starts  # else it was under way beside one that has counted
-        self._failed_starts += counts
-        hopeless = self._failed_starts >= START_ATTEMPTS
-        if no_room and (not hopeless or self._roster.usable):
-            # Those that are there do the work, and there may be room in a while.
-            if counts:
-                self._pausing = True
-                self._timers.set(("start", 0), self._now + START_PAUSE_SECONDS)
+    def _wait_for_room(self, cause: BaseException) -> None:
+        """Those that are there do the work, and who ends makes room: without any, the calls are given up."""
+        if not self._pausing:
+            self._unplaced += 1
+            self._pausing = True
+            self._timers.set(("start", 0), self._now + START_PAUSE_SECONDS)
+        if self._unplaced < START_ATTEMPTS or self._roster.all or self.broken is not None:
             return
-        if not hopeless or self.broken is not None or (not counts and self._roster.usable):
+        error = WorkerInitError(starts=self._unplaced)
+        error.__cause__ = cause
+        self._unplaced = 0  # there may be room again for the calls that follow
+        self.end_all(error, self._now)
+
+    def _count_failed_start(self, worker: Worker, cause: BaseException) -> None:
+        if worker.attempt < self._failed_starts:
+            return  # it was under way beside one that has counted
+        self._failed_starts += 1
+        if self._failed_starts < START_ATTEMPTS or self.broken is not None:
             return
         error = WorkerInitError(starts=self._failed_starts)
         error.__cause__ = cause
-        if no_room:
-            # It may have room again for the calls that follow.
-            self._failed_starts = 0
-            self.end_all(error, self._now)
-            return
         self.broken = error
         self._out.append(m.Broken(error))
         self.end_all(error, self._now)

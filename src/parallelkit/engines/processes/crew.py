@@ -122,7 +122,7 @@ class ProcessCrew:
         self._works: dict[int, Work] = {}
         self._definitions: dict[int, dict[serialization.Dumps, Definition]] = {}
         self._events: list[Event] = []
-        self._unswept: list[_Member] = []  # dead, and there was no descriptor to look for what they left
+        self._unswept: list[_Member] = []  # dead, and what they left is still to be looked for
         self._gone = Usage()
         with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
@@ -177,9 +177,9 @@ class ProcessCrew:
             except BaseException as error:
                 if not isinstance(error, Exception):
                     raise
-                self._events.append(
-                    StartFailed(worker, error, no_room=isinstance(error, (OSError, MemoryError)))
-                )
+                # EOFError: a fork server ends where it has no room for one more.
+                no_room = isinstance(error, (OSError, MemoryError, EOFError))
+                self._events.append(StartFailed(worker, error, no_room=no_room))
 
     def _choose_again(self) -> None:
         """No more forks, where nobody insisted on them and the program has started threads meanwhile."""
@@ -259,9 +259,11 @@ class ProcessCrew:
                 self._selector.unregister(descriptor)
         termination.signal_tree(member.pid, signal.SIGKILL)
         member.process.join(_REAP_SECONDS)
-        guardian.release(member.pid, member.mark)
+        guardian.release(member.pid)
         if member.owns_notice:
             os.close(member.exit_notice)
+        self._unswept.append(member)
+        self._sweep()
 
     def _watch(self, member: _Member) -> None:
         guardian.watch(member.pid, member.mark)
@@ -439,7 +441,11 @@ class ProcessCrew:
             if mask & _READ:
                 self._read(member)
         if dead:
-            self._sweep([member for member in dead if not self._bury(member)])
+            self._unswept += dead
+            for member in dead:
+                if self._bury(member):
+                    self._unswept.remove(member)
+            self._sweep()
         events, self._events = self._events, []
         return events
 
@@ -522,9 +528,8 @@ class ProcessCrew:
         member.process.join(_REAP_SECONDS)  # no wait where it is known; a fork server tells it a moment later
         return member.process.exitcode if code is None else code
 
-    def _sweep(self, dead: list[_Member]) -> None:
-        """End what these have started and no parent leads to any more: found by a look at all processes."""
-        self._unswept += dead
+    def _sweep(self) -> None:
+        """End what the dead have started and no parent leads to any more, by a look at all processes."""
         if self._unswept:
             since = min(member.since for member in self._unswept)
             marks = [member.mark for member in self._unswept]
@@ -560,13 +565,14 @@ class ProcessCrew:
         if os.getpid() != self._owner:
             return  # a forked child inherits the object, not the workers
         left = list(self._members.values())
+        self._unswept += left
         for member in left:
             self._see_peak(member)
             termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
             self._reap(member)
             termination.kill_group(member.pid)
             self._let_go(member)
-        self._sweep(left)
+        self._sweep()
         self._selector.close()
         self._waker.close()
         self._woken.close()
