@@ -533,10 +533,8 @@ class ProcessCrew:
         if self._unswept:
             since = min(member.since for member in self._unswept)
             marks = [member.mark for member in self._unswept]
-            if marking.kill(marks, since):
-                guardian.release_marks(
-                    marks
-                )  # else the guardian sees to it in the end, if nobody does before
+            if marking.kill(marks, since):  # else the guardian does in the end, if nobody before
+                guardian.release_marks(marks)
                 self._unswept.clear()
 
     def _let_go(self, member: _Member) -> None:
