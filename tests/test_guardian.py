@@ -465,6 +465,7 @@ def test_who_could_not_be_looked_for_is_not_said_to_be_gone() -> None:
     assert full_system.in_full_system(lambda: marking.kill([marking.new()], 0.0)) is False
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_shortage_for_a_part_of_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = os.open
 
@@ -482,23 +483,63 @@ def test_a_shortage_for_a_part_of_the_look(monkeypatch: pytest.MonkeyPatch) -> N
 def test_in_a_full_system_it_ends_those_of_whom_it_knows(
     sleeper: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_guardian_main, "_ROUNDS", 2)
+    monkeypatch.setattr(_guardian_main, "_SHORTAGES", _guardian_main._BLIND_AFTER)
     known = {sleeper.pid: _guardian_main._started(sleeper.pid)}
     full_system.in_full_system(lambda: _guardian_main.end(known, [marking.new()]))
     assert sleeper.wait(10) == -signal.SIGKILL
 
 
-def test_it_looks_again_when_there_are_descriptors(sleeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of all processes cannot be had at first."""
     looks: list[object] = []
 
-    def scarce() -> Any:
+    def snapshot() -> Any:
         looks.append(None)
         if len(looks) < 3:
             raise OSError(errno.ENFILE, "Too many open files in system")
         return table()
 
     table = _guardian_main.snapshot
-    monkeypatch.setattr(_guardian_main, "snapshot", scarce)
-    monkeypatch.setattr(_guardian_main, "_end_blindly", lambda pids: None)
-    _guardian_main.end({sleeper.pid: _guardian_main._started(sleeper.pid)})
+    monkeypatch.setattr(_guardian_main, "snapshot", snapshot)
+
+
+@pytest.mark.usefixtures("scarce")
+def test_it_looks_again_when_there_are_descriptors() -> None:
+    script = "setsid sleep 3600 > /dev/null 2>&1 & echo $!; wait"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        below = int(shell.stdout.readline())
+        _until(lambda: os.getsid(below) == below)
+        _guardian_main.end({shell.pid: _guardian_main._started(shell.pid)})
+        assert shell.wait(10) == -signal.SIGKILL
+    _until(lambda: not _is_there(below))
+
+
+@pytest.mark.skipif(not full_system.AVAILABLE, reason="no filter for it")
+@pytest.mark.usefixtures("scarce")
+def test_it_asks_again_when_somebody_began(sleeper: Any) -> None:
+    unseen = full_system.in_full_system(lambda: _guardian_main._started(sleeper.pid))
+    _guardian_main.end({sleeper.pid: unseen})
     assert sleeper.wait(10) == -signal.SIGKILL
+
+
+def test_it_does_not_end_who_has_the_number_of_somebody_who_was_gone(sleeper: Any) -> None:
+    _guardian_main.end({sleeper.pid: -1})
+    assert sleeper.poll() is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_it_ends_who_is_older_than_those_it_watches(sleeper: Any) -> None:
+    mark = marking.new()
+    older = subprocess.Popen(["sleep", "3600"], env={**os.environ, marking.VARIABLE: mark})
+    try:
+        wears = f"{marking.VARIABLE}={mark}".encode()
+        _until(lambda: wears in Path(f"/proc/{older.pid}/environ").read_bytes())
+        began = _guardian_main._started(older.pid) + 1000
+        _guardian_main.end({1 << 22: began}, [mark])
+        assert older.wait(10) == -signal.SIGKILL
+        assert sleeper.poll() is None
+    finally:
+        older.kill()
+        older.wait()

@@ -772,6 +772,27 @@ def test_a_script_without_a_guard_fails_and_says_why(method: str, face: str, tmp
         assert "ProcessDiedError" in done.stderr or "the fork server has ended" in done.stderr
 
 
+INTERRUPTED = """
+import multiprocessing, os, signal, sys
+import parallelkit
+
+if multiprocessing.parent_process() is not None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+if __name__ == "__main__":
+    print(parallelkit.pool_map(abs, [-1], start_method=sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_ctrl_c_while_a_worker_imports_the_main_module_is_the_parents_business(
+    method: str, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    done = _run(["script.py", method], tmp_path)
+    assert (done.stdout, done.stderr) == (f"[1]{os.linesep}", "")
+
+
 WITHOUT_MAIN = """
 import sys
 from parallelkit import ProcessPoolExecutor

@@ -522,6 +522,33 @@ def test_lack_of_room_and_one_death_do_not_break_a_pool(ready: bool) -> None:
     assert machine.broken is None
 
 
+def test_the_tries_for_a_worker_begin_anew_when_one_has_died() -> None:
+    machine = s.Scheduler(2)
+    machine.submit(s.JobSpec(size=9, at_hand=True, chunksize=1, stop_on_failure=False), 0.0)
+    commands = machine.commands()
+    first, second = (c.worker for c in commands if isinstance(c, s.StartWorker))
+    chunk = next(c.chunk for c in commands if isinstance(c, s.RunChunk) and c.worker == first)
+    machine.handle(s.WorkerReady(first), 0.0)
+    machine.handle(s.StartFailed(second, OSError(24, "full"), no_room=True), 0.0)
+    now, refused = 0.0, 1
+    died_at: float | None = None
+    while machine.jobs:
+        if refused == 10 and died_at is None:
+            died_at = now
+            machine.handle(s.WorkerDied(first, s.Death(1, -9, 9, s.Place(chunk.id, 0, 0.0))), now)
+        elif not machine.has_commands:
+            wake_at = machine.wake_at()
+            assert wake_at is not None
+            now = wake_at
+            machine.handle(s.Tick(), now)
+        for start in (c for c in machine.commands() if isinstance(c, s.StartWorker)):
+            refused += 1
+            machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
+    assert died_at is not None
+    assert now - died_at >= 0.5
+    assert machine.broken is None
+
+
 def test_who_is_ending_makes_room_for_the_next_worker() -> None:
     machine = s.Scheduler(1)
     spec = s.JobSpec(size=2, at_hand=True, chunksize=1, task_timeout=1.0, stop_on_failure=False)

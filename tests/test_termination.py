@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -15,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from parallelkit import resources, termination
+import parallelkit
+from parallelkit import marking, resources, termination
 from parallelkit._guardian_main import family, snapshot
 from parallelkit.termination import terminate_tree
 
@@ -430,3 +432,63 @@ def test_kill_own_tree(group: dict[str, Any], grow: Any) -> None:
     assert tree.root.wait() == -signal.SIGKILL
     # One that lost its parent is found by the group alone, which here is somebody else's.
     _until(lambda: tree.left() == ([] if group else [orphan]))
+
+
+# No descriptor is left for a part of the look
+
+
+@pytest.fixture
+def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for somebody's children finds that there is no descriptor left."""
+
+    def children(pid: int) -> list[int]:
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    monkeypatch.setattr(resources, "children", children)
+
+
+@pytest.mark.usefixtures("no_children")
+def test_a_process_is_killed_whose_children_cannot_be_looked_for(start_method: str) -> None:
+    process = parallelkit.get_context(start_method).Process(target=time.sleep, args=(3600,))
+    process.start()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_who_wears_a_mark_is_not_taken_for_ended_where_no_signal_could_be_sent(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    mark = marking.new()
+    with subprocess.Popen(["sleep", "3600"], env={**os.environ, marking.VARIABLE: mark}) as process:
+        try:
+            request.getfixturevalue("no_children")
+            assert not marking.kill([mark], 0.0)
+            monkeypatch.undo()
+            assert marking.kill([mark], 0.0)
+            assert process.wait(10) == -signal.SIGKILL
+        finally:
+            process.kill()
+
+
+def test_a_shortage_in_the_midst_of_the_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(path: str, mode: str) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files", path)
+
+    monkeypatch.setattr(resources, "open", scarce, raising=False)
+    with pytest.raises(OSError, match="Too many open files"):
+        resources.children(os.getpid())
+
+
+def test_who_seems_alive_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_alive(pid: int) -> bool:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with subprocess.Popen(["sleep", "3600"]) as process:
+        assert resources.seems_alive(process.pid)
+        monkeypatch.setattr(resources, "is_alive", is_alive)
+        assert resources.seems_alive(process.pid)
+        assert resources.seems_alive(1)
+        process.kill()
+    assert not resources.seems_alive(process.pid)

@@ -43,6 +43,12 @@ _LOOK_MILLISECONDS = 250
 _ROUND_MILLISECONDS = 100
 #: A killed process that is blocked in the kernel dies when it is not any more; nobody need see it.
 _ROUNDS = 100
+#: So many rounds in which there is no descriptor to look with may come besides.
+_SHORTAGES = 600
+#: After so many of them it ends those of whom it knows, and gives up on finding others by these.
+_BLIND_AFTER = 5
+#: When a process began, where there was no descriptor to see it with.
+_UNSEEN = -2.0
 
 
 def snapshot() -> Table:
@@ -172,19 +178,22 @@ def end(known: dict[int, float], marks: Collection[str] = ()) -> None:
     import time
 
     out_of_reach: set[int] = set()
-    since = min((started for started in known.values() if started >= 0), default=0.0)
     unsure = bool(marks)  # who is about to become a program cannot be seen to wear one, see `marking`
-    blind = False
-    for _ in range(_ROUNDS):
+    rounds = shortages = 0
+    while rounds < _ROUNDS and shortages < _SHORTAGES:
         try:
             table = snapshot()
-            left = family(table, known) or wearing(table, marks, since)
-        except OSError:  # the system has no descriptor to look with: those first of whom is known
-            if not blind:
+            for pid, started in known.items():
+                if started == _UNSEEN and pid in table:
+                    known[pid] = table[pid][4]
+            left = family(table, known) or wearing(table, marks, 0.0)
+        except OSError:
+            shortages += 1
+            if shortages == _BLIND_AFTER:
                 _end_blindly(known)
-            blind = True
             time.sleep(_ROUND_MILLISECONDS / 1000)
             continue
+        rounds += 1
         if not table:
             return _end_blindly(known)
         pids = [pid for pid in left if pid not in out_of_reach]
@@ -281,7 +290,9 @@ def _started(pid: int) -> float:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError):
+    except OSError as error:
+        return _UNSEEN if error.errno in (errno.EMFILE, errno.ENFILE) else -1
+    except IndexError:
         return -1
 
 

@@ -54,7 +54,7 @@ _SLEEP_MOST = 1e6
 #: How often to look where nothing else tells of a death, in seconds.
 _LOOK_SECONDS = 0.05
 #: A fork server that has closed its connections is gone after so long, in seconds.
-_SERVER_SECONDS = 0.1
+_SERVER_SECONDS = 1.0
 #: Whose frames a reader of a traceback does not look for.
 _OWN_FILES = frozenset({__file__, process.__file__, os.path.join(os.path.dirname(__file__), "process.py")})
 
@@ -114,7 +114,7 @@ class Popen(popen_fork.Popen):
     def _look(self) -> None:
         if not self._server_died:
             super().poll(os.WNOHANG)
-            if self.returncode == UNKNOWN_EXITCODE and resources.is_alive(self._pid):
+            if self.returncode == UNKNOWN_EXITCODE and resources.seems_alive(self._pid):
                 # The fork server has died, and the child has not.
                 self._server_died = True
                 self.returncode = None
@@ -216,12 +216,12 @@ class Popen(popen_fork.Popen):
         self.wait(max(0.0, deadline - time.monotonic()))
         for pid in told:
             termination._wait(Pid(pid, _started(pid)), deadline)
-        killed = self._kill([pid for pid in told if resources.is_alive(pid)])
+        killed = self._kill([pid for pid in told if resources.seems_alive(pid)])
         deadline = time.monotonic() + _KILL_SECONDS
         self.wait(_KILL_SECONDS)
         for pid in killed:
             termination._wait(Pid(pid, _started(pid)), deadline)
-        left = [int(pid) for pid in killed if resources.is_alive(pid)]
+        left = [int(pid) for pid in killed if resources.seems_alive(pid)]
         if left:
             raise TimeoutError(
                 f"processes {left} are there {_KILL_SECONDS:g} s after SIGKILL: they belong to another "
@@ -247,7 +247,7 @@ class Popen(popen_fork.Popen):
             roots.insert(0, self._pid)
             self.sent.add(signum)
         roots = [pid for pid in roots if resources.is_alive(pid)]
-        return termination.signal_tree(roots[0], signum, roots[1:]) if roots else []
+        return termination.signal_seen(roots[0], signum, roots[1:]) if roots else []
 
 
 def _started(pid: int) -> float:
@@ -273,9 +273,9 @@ def start(process_obj: Any) -> None:
     except (ConnectionError, EOFError) as error:
         if _fork_server_has_ended():
             error.add_note(
-                "parallelkit: the fork server has ended, and its traceback is on stderr. Either there is "
-                "no room for one more process, or the program's main module cannot be imported, which is "
-                'done first: what starts processes there has to be under `if __name__ == "__main__":`'
+                "parallelkit: the fork server has ended; see its traceback on stderr. Either there is no "
+                "room for one more process, or the program's main module cannot be imported, which is done "
+                'first: what starts processes there has to be under `if __name__ == "__main__":`'
             )
         raise
     process_obj._sentinel = process_obj._popen.sentinel
@@ -286,10 +286,11 @@ def start(process_obj: Any) -> None:
 
 def _fork_server_has_ended() -> bool:
     module: Any = sys.modules.get("multiprocessing.forkserver")
-    if module is None or module._forkserver._forkserver_pid is None:
+    pid = None if module is None else module._forkserver._forkserver_pid
+    if pid is None:
         return False
     try:
-        descriptor = os.pidfd_open(module._forkserver._forkserver_pid)
+        descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     except (AttributeError, OSError):  # there is no pidfd here, or no room for one

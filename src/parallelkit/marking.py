@@ -21,6 +21,7 @@ worker ends as it was told to.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -64,6 +65,13 @@ def wear(mark: str) -> None:
         os.memfd_create(MARK_NAME + mark, os.MFD_CLOEXEC)  # which stays open for good
 
 
+def now() -> float:
+    """The present as a start time, for `since`; 0.0 where nothing is found anyway."""
+    if not sys.platform.startswith("linux"):
+        return 0.0
+    return math.floor(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
 def find(marks: Collection[str], since: float) -> list[Pid]:
     """Who wears one of `marks` and has lost the parent by which it could be found.
 
@@ -82,12 +90,13 @@ def kill(marks: Collection[str], since: float) -> bool:
     while rounds < _ROUNDS:
         try:
             found, unsure = _look(marks, since)
+            new = [pid for pid in found if pid not in seen]
+            if new:
+                seen.update(termination.signal_seen(new[0], signal.SIGKILL, new[1:]), new)
         except OSError:
             return False
-        new = [pid for pid in found if pid not in seen]
         if new:
             rounds += 1
-            seen.update(termination.signal_tree(new[0], signal.SIGKILL, new[1:]), new)
         elif unsure and time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)
         else:
@@ -100,6 +109,8 @@ def _look(marks: Collection[str], since: float) -> tuple[list[Pid], bool]:
     if not sys.platform.startswith("linux"):
         return [], False
     table = snapshot()
+    if os.getpid() not in table:
+        return [], False  # there is no /proc, or that of another pid namespace
     # Whoever has one of these for its parent may have lost another. All others are found by their parents,
     # but for those below one that hides its mark. So a look costs little beside hundreds of processes.
     above = _above(table)
@@ -114,8 +125,7 @@ def _look(marks: Collection[str], since: float) -> tuple[list[Pid], bool]:
     for pid in young:  # which grows meanwhile
         young += below.get(pid, ())
     found = wearing({pid: table[pid] for pid in young}, marks, since)
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    youngest = max(since, (now - _UNSURE_SECONDS) * os.sysconf("SC_CLK_TCK"))
+    youngest = max(since, now() - _UNSURE_SECONDS * os.sysconf("SC_CLK_TCK"))
     unsure = any(
         entry[0] in above and entry[4] >= youngest and entry[3] not in "ZX" and pid not in found
         for pid, entry in ((pid, table[pid]) for pid in orphans)

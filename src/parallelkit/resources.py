@@ -212,6 +212,20 @@ def is_alive(pid: int) -> bool:
     return _is_running(pid) and not (isinstance(pid, Pid) and pid.started != start_time(pid))
 
 
+def seems_alive(pid: int) -> bool:
+    """As `is_alive`; without a descriptor to look with, whether a process has that number."""
+    try:
+        return is_alive(pid)
+    except OSError:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return True
+
+
 def _is_running(pid: int) -> bool:
     fields = _stat(pid)
     if fields is not None:

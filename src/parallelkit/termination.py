@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from . import resources
 from ._guardian_main import family, snapshot
-from .resources import Pid, is_alive
+from .resources import Pid, is_alive, seems_alive
 
 if TYPE_CHECKING:
     from ._guardian_main import Entry, Table
@@ -190,11 +190,11 @@ def _wait(pid: Pid, deadline: float) -> None:
     except ProcessLookupError:
         return
     except (AttributeError, OSError):  # there is no pidfd here, or no room for one
-        while is_alive(pid) and time.monotonic() < deadline:
+        while seems_alive(pid) and time.monotonic() < deadline:
             time.sleep(0.005)
         return
     try:
-        if is_alive(pid):  # looked at after the opening, so the descriptor is that process's
+        if seems_alive(pid):  # looked at after the opening, so the descriptor is that process's
             poller = select.poll()
             poller.register(descriptor, select.POLLIN)
             poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
@@ -239,15 +239,19 @@ def signal_tree(pid: int, signum: int, known: Iterable[int] = ()) -> list[int]:
     with SIGCONT to who is stopped. Returns who got the signal, as `Pid`s; processes of other users are
     passed over. Where this process has no descriptor left to look with, the signal goes to the group alone.
     """
-    _check(pid)
     try:
-        return _signal_seen(pid, signum, known)
+        return signal_seen(pid, signum, known)
     except OSError:
         signal_unseen(pid, signum)
         return []
 
 
-def _signal_seen(pid: int, signum: int, known: Iterable[int]) -> list[int]:
+def signal_seen(pid: int, signum: int, known: Iterable[int] = ()) -> list[int]:
+    """As `signal_tree`, but OSError where this process has no descriptor left to look with.
+
+    Then some or none of them have got the signal.
+    """
+    _check(pid)
     seen: set[int] = set()
     told: list[int] = []
     found = _trees([pid, *known])

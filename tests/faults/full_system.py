@@ -65,8 +65,6 @@ _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # <linux/bpf_common.h>
 _NUMBER_AT, _ARCHITECTURE_AT = 0, 4  # in struct seccomp_data
 
-AVAILABLE = sys.platform.startswith("linux") and platform.machine() in _CALLS
-
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
@@ -112,3 +110,17 @@ def _fill() -> None:
     ):
         if libc.prctl(*arguments):
             raise OSError(ctypes.get_errno(), "this machine allows no seccomp filter")
+
+
+def _is_available() -> bool:
+    if not sys.platform.startswith("linux") or platform.machine() not in _CALLS:
+        return False
+    try:
+        in_full_system(lambda: None)
+    except OSError:
+        return False
+    return True
+
+
+#: Whether this machine has such filters.
+AVAILABLE = _is_available()

@@ -146,6 +146,23 @@ def processes(method: str, error_name: str) -> None:
     # What it has started may live on until this program ends.
 
 
+def stubborn_processes(method: str, error_name: str) -> None:
+    """A Process that ignores SIGTERM is given its grace and killed, without a descriptor to look with."""
+    started = os.path.join(tempfile.gettempdir(), "stubborn")
+    process = parallelkit.get_context(method).Process(target=ignore_sigterm, args=(started,))
+    process.start()
+    appears(Path(started))
+    WITHOUT_DESCRIPTORS[error_name](lambda: process.terminate(grace=0.2))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def ignore_sigterm(started: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(started).touch()
+    time.sleep(1000)
+
+
 def stay_at_three(started: str, x: int) -> int:
     if x == 3:
         child = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdout=subprocess.DEVNULL)

@@ -162,7 +162,8 @@ def _run_short(arguments: Sequence[str], folder: Path, prefix: Sequence[str] = (
     ],
 )
 @pytest.mark.parametrize(
-    "what", ["descriptors", "last_descriptors", "kills", "ends", "processes", "new_pool"]
+    "what",
+    ["descriptors", "last_descriptors", "kills", "ends", "processes", "stubborn_processes", "new_pool"],
 )
 def test_no_descriptor_is_left(what: str, error_name: str, start_method: str, tmp_path: Path) -> None:
     """The parent can open nothing: its own table of open files is full, or the system's."""

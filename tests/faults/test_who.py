@@ -11,8 +11,11 @@ import functools
 import os
 import signal
 import struct
+import subprocess
+import sys
 import termios
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -24,8 +27,8 @@ from conftest import Counting
 
 import parallelkit
 from faults import who_tasks
-from faults.checks import alive, check_failed, check_one_failed, fields, gone, until
-from parallelkit import Success, WorkerDiedError, WorkerInitError, guardian
+from faults.checks import alive, appears, check_failed, check_one_failed, fields, gone, until
+from parallelkit import Success, WorkerDiedError, WorkerInitError, guardian, launching
 from parallelkit.engines.processes import crew, starting, transport
 
 KILLED = {"exitcode": -9, "signal": 9, "started": True}
@@ -119,6 +122,7 @@ def test_workers_that_are_being_started_are_killed(once: Any, stillborn: Any, co
     assert len(started) >= 5
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_workers_that_cannot_be_watched_leave_nothing(
     start_method: str, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def test_workers_that_cannot_be_watched_leave_nothing(
 
     def watch(self: crew.ProcessCrew, member: Any) -> None:
         guardian.watch(member.pid, member.mark)
+        appears(counting.folder / "family-x")
         left.append(who_tasks.family(counting.folder, "x"))
         (counting.folder / "family-x").unlink()
         raise OSError(errno.ENFILE, "Too many open files in system")
@@ -140,6 +145,55 @@ def test_workers_that_cannot_be_watched_leave_nothing(
         assert len(left) == 3
         assert [len(family) for family in left] == [4, 4, 4]
         gone(set.union(*left))
+
+
+def test_a_fork_server_that_ends_at_each_start_breaks_no_pool(
+    start_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(*_: object) -> Any:
+        raise EOFError("unexpected EOF")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(starting, "launch", launch)
+        pool = parallelkit.Pool(2, start_method=start_method)
+        with pytest.raises(WorkerInitError) as caught:
+            pool.map(tasks.square, range(4))
+    assert isinstance(caught.value.__cause__, EOFError)
+    with pool:
+        assert pool.map(tasks.square, range(4), errors="return") == SQUARES
+
+
+class _Unstartable:
+    """As a process object whose start fails for want of the other end."""
+
+    _closed, _popen = False, None
+
+    def __init__(self) -> None:
+        self._parent_pid = os.getpid()
+
+    def _Popen(self, process: object) -> Any:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def _notes_of_a_failed_start() -> list[str]:
+    with pytest.raises(BrokenPipeError) as caught:
+        launching.start(_Unstartable())
+    return getattr(caught.value, "__notes__", [])
+
+
+def test_a_failed_start_names_the_fork_server_where_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "_SERVER_SECONDS", 0.01)
+    server = types.SimpleNamespace(_forkserver_pid=None)
+    module = types.SimpleNamespace(_forkserver=server)
+    monkeypatch.setitem(sys.modules, "multiprocessing.forkserver", module)
+    assert _notes_of_a_failed_start() == []
+    with subprocess.Popen(["sleep", "3600"]) as process:
+        server._forkserver_pid = process.pid
+        assert _notes_of_a_failed_start() == []
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        (note,) = _notes_of_a_failed_start()
+    assert "the fork server has ended" in note
 
 
 def test_each_worker_is_killed_when_it_is_started(start_method: str, stillborn: Any) -> None:

@@ -716,6 +716,7 @@ class Scheduler:
 
     def _on_died(self, event: m.WorkerDied) -> None:
         worker, death = self._roster.all[event.worker], event.death
+        self._unplaced = 0  # there is room for one more
         starting = worker.state is State.STARTING
         expected = worker.state in (State.STOPPING, State.DYING)
         if worker.state is State.READY and worker.chunks:

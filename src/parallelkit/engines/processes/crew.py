@@ -122,7 +122,8 @@ class ProcessCrew:
         self._works: dict[int, Work] = {}
         self._definitions: dict[int, dict[serialization.Dumps, Definition]] = {}
         self._events: list[Event] = []
-        self._unswept: list[_Member] = []  # dead, and what they left is still to be looked for
+        #: The dead for whose orphans nobody could look yet: their marks, and when they began.
+        self._unswept: dict[str, float] = {}
         self._gone = Usage()
         with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
@@ -172,6 +173,7 @@ class ProcessCrew:
     def start(self, worker: int) -> None:
         with starting.lock:
             try:
+                self._sweep()
                 self._choose_again()
                 self._start(worker)
             except BaseException as error:
@@ -205,6 +207,7 @@ class ProcessCrew:
 
     def _start(self, worker: int) -> None:
         with contextlib.ExitStack() as undo:
+            undo.callback(self._sweep)  # the last, when there are descriptors again
             mine, theirs = socket.socketpair()
             undo.callback(theirs.close)
             undo.callback(mine.close)
@@ -232,6 +235,7 @@ class ProcessCrew:
             name = f"{self._setup.name}-{next(_names)}"
             if not self._forks:
                 name = starting.FirstOrders(name, boot.threads, import_main=self._import_main)
+            member.since = marking.now()
             member.process = starting.launch(self._context, main, (theirs, page, boot), name)
             member.pid = member.use.pid = member.process.pid or 0
             undo.callback(self._give_up, member)
@@ -262,12 +266,11 @@ class ProcessCrew:
         guardian.release(member.pid)
         if member.owns_notice:
             os.close(member.exit_notice)
-        self._unswept.append(member)
-        self._sweep()
+        self._unswept[member.mark] = member.since
 
     def _watch(self, member: _Member) -> None:
         guardian.watch(member.pid, member.mark)
-        member.since = resources.start_time(member.pid) or 0.0
+        member.since = resources.start_time(member.pid) or member.since
         try:
             member.exit_notice = os.pidfd_open(member.pid)
             member.owns_notice = True
@@ -441,10 +444,11 @@ class ProcessCrew:
             if mask & _READ:
                 self._read(member)
         if dead:
-            self._unswept += dead
+            self._unswept.update((member.mark, member.since) for member in dead)
             for member in dead:
                 if self._bury(member):
-                    self._unswept.remove(member)
+                    guardian.release_marks([member.mark])
+                    self._unswept.pop(member.mark, None)
             self._sweep()
         events, self._events = self._events, []
         return events
@@ -511,10 +515,7 @@ class ProcessCrew:
             self._events.append(WorkerReady(member.number))
         death = Death(member.pid, code, signum, place)
         self._events.append(WorkerDied(member.number, death))
-        if not member.told_to_stop or code != 0:
-            return False
-        guardian.release_marks([member.mark])
-        return True
+        return member.told_to_stop and code == 0
 
     @staticmethod
     def _reap(member: _Member) -> int | None:
@@ -530,12 +531,12 @@ class ProcessCrew:
 
     def _sweep(self) -> None:
         """End what the dead have started and no parent leads to any more, by a look at all processes."""
-        if self._unswept:
-            since = min(member.since for member in self._unswept)
-            marks = [member.mark for member in self._unswept]
-            if marking.kill(marks, since):  # else the guardian does in the end, if nobody before
-                guardian.release_marks(marks)
-                self._unswept.clear()
+        marks = list(self._unswept)
+        if marks and marking.kill(marks, min(self._unswept.values())):
+            # Else the guardian does in the end, if nobody before.
+            guardian.release_marks(marks)
+            for mark in marks:
+                self._unswept.pop(mark, None)
 
     def _let_go(self, member: _Member) -> None:
         with contextlib.suppress(ValueError):  # the page is closed: this was interrupted, and is done again
@@ -563,7 +564,7 @@ class ProcessCrew:
         if os.getpid() != self._owner:
             return  # a forked child inherits the object, not the workers
         left = list(self._members.values())
-        self._unswept += left
+        self._unswept.update((member.mark, member.since) for member in left)
         for member in left:
             self._see_peak(member)
             termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)

@@ -161,7 +161,9 @@ class FirstOrders(str):
     def __new__(cls, name: str, threads: ThreadLimits | None, *, import_main: bool) -> FirstOrders:
         """`import_main`: whether `__main__` is to be imported at all."""
         self = super().__new__(cls, name)
-        orders = []
+        # A Ctrl-C is the parent's business. The worker says so for itself as soon as it runs; until then one
+        # that a fork server has made would print a traceback.
+        orders = ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"]
         if threads is not None:
             orders.append(f"import os; os.environ.update({dict(threads.environment)!r})")
         if not import_main:
