@@ -776,7 +776,7 @@ INTERRUPTED = """
 import multiprocessing, os, signal, sys
 import parallelkit
 
-if multiprocessing.parent_process() is not None:
+if multiprocessing.current_process().name != "MainProcess":
     os.kill(os.getpid(), signal.SIGINT)
 
 if __name__ == "__main__":
