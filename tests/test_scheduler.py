@@ -554,6 +554,7 @@ def test_who_is_ending_makes_room_for_the_next_worker() -> None:
     spec = s.JobSpec(size=2, at_hand=True, chunksize=1, task_timeout=1.0, stop_on_failure=False)
     machine.submit(spec, 0.0)
     now, alive, refused = 0.0, 0, 0
+    place = s.Place(0, 0, 0.0)
     failed: list[BaseException] = []
     died_at: float | None = None
     finished: list[s.Finish] = []
