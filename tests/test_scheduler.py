@@ -430,6 +430,19 @@ def test_starts_that_always_fail_end_all_calls() -> None:
     assert machine.jobs == 0
 
 
+def _refuse(machine: s.Scheduler, worker: int, now: float) -> None:
+    """There is no room for that worker."""
+    machine.handle(s.StartFailed(worker, OSError(24, "full"), no_room=True), now)
+
+
+def _tick(machine: s.Scheduler) -> float:
+    """Let the next thing come whose time is set; return that time."""
+    now = machine.wake_at()
+    assert now is not None
+    machine.handle(s.Tick(), now)
+    return now
+
+
 @pytest.mark.parametrize("max_workers", [1, 2, 3])
 def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool(max_workers: int) -> None:
     machine = s.Scheduler(max_workers)
@@ -444,7 +457,7 @@ def test_no_room_for_a_worker_ends_the_calls_there_are_and_not_the_pool(max_work
             finished = [c for c in commands if isinstance(c, s.Finish)]
             for start in (c for c in commands if isinstance(c, s.StartWorker)):
                 starts += 1
-                machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
+                _refuse(machine, start.worker, now)
             now = machine.wake_at() or now
             machine.handle(s.Tick(), now)
         assert starts == 3 * max_workers
@@ -464,7 +477,7 @@ def test_no_room_beside_workers_that_die_while_they_start_breaks_the_pool() -> N
             starts += 1
             assert starts <= 6
             if starts % 2:
-                machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
+                _refuse(machine, start.worker, now)
             else:
                 machine.handle(s.WorkerDied(start.worker, s.Death(1, 1, None, None)), now)
         now = machine.wake_at() or now
@@ -486,7 +499,7 @@ def test_workers_that_die_one_after_the_other_while_they_start_break_a_pool_with
                 started += 1
                 deaths = sorted([*deaths, (now + 0.6 + started % 5 / 10, command.worker)])
             elif isinstance(command, s.StartWorker):
-                machine.handle(s.StartFailed(command.worker, OSError(24, "full"), no_room=True), now)
+                _refuse(machine, command.worker, now)
         if not machine.jobs:
             break
         wake_at = machine.wake_at()
@@ -494,9 +507,7 @@ def test_workers_that_die_one_after_the_other_while_they_start_break_a_pool_with
             now, worker = deaths.pop(0)
             machine.handle(s.WorkerDied(worker, s.Death(1, 1, None, None)), now)
         else:
-            assert wake_at is not None
-            now = wake_at
-            machine.handle(s.Tick(), now)
+            now = _tick(machine)
         assert now < 10.0
     assert isinstance(machine.broken, WorkerInitError)
 
@@ -509,15 +520,12 @@ def test_lack_of_room_and_one_death_do_not_break_a_pool(ready: bool) -> None:
     if ready:
         machine.handle(s.WorkerReady(first), 0.0)
     now, failed = 0.0, 1
-    machine.handle(s.StartFailed(second, OSError(24, "full"), no_room=True), now)
+    _refuse(machine, second, now)
     while failed < 5:
-        wake_at = machine.wake_at()
-        assert wake_at is not None
-        now = wake_at
-        machine.handle(s.Tick(), now)
+        now = _tick(machine)
         for start in (c for c in machine.commands() if isinstance(c, s.StartWorker)):
             failed += 1
-            machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
+            _refuse(machine, start.worker, now)
     machine.handle(s.WorkerDied(first, s.Death(1, -9, 9, None)), now)
     assert machine.broken is None
 
@@ -529,7 +537,7 @@ def test_the_tries_for_a_worker_begin_anew_when_one_has_died() -> None:
     first, second = (c.worker for c in commands if isinstance(c, s.StartWorker))
     chunk = next(c.chunk for c in commands if isinstance(c, s.RunChunk) and c.worker == first)
     machine.handle(s.WorkerReady(first), 0.0)
-    machine.handle(s.StartFailed(second, OSError(24, "full"), no_room=True), 0.0)
+    _refuse(machine, second, 0.0)
     now, refused = 0.0, 1
     died_at: float | None = None
     while machine.jobs:
@@ -537,13 +545,10 @@ def test_the_tries_for_a_worker_begin_anew_when_one_has_died() -> None:
             died_at = now
             machine.handle(s.WorkerDied(first, s.Death(1, -9, 9, s.Place(chunk.id, 0, 0.0))), now)
         elif not machine.has_commands:
-            wake_at = machine.wake_at()
-            assert wake_at is not None
-            now = wake_at
-            machine.handle(s.Tick(), now)
+            now = _tick(machine)
         for start in (c for c in machine.commands() if isinstance(c, s.StartWorker)):
             refused += 1
-            machine.handle(s.StartFailed(start.worker, OSError(24, "full"), no_room=True), now)
+            _refuse(machine, start.worker, now)
     assert died_at is not None
     assert now - died_at >= 0.5
     assert machine.broken is None
@@ -564,7 +569,7 @@ def test_who_is_ending_makes_room_for_the_next_worker() -> None:
         for command in commands:
             if isinstance(command, s.StartWorker) and alive:
                 refused += 1
-                machine.handle(s.StartFailed(command.worker, OSError(24, "full"), no_room=True), now)
+                _refuse(machine, command.worker, now)
             elif isinstance(command, s.StartWorker):
                 alive = command.worker
                 machine.handle(s.WorkerReady(alive), now)
@@ -587,9 +592,7 @@ def test_who_is_ending_makes_room_for_the_next_worker() -> None:
             now, dead, alive = died_at, alive, 0
             machine.handle(s.WorkerDied(dead, s.Death(1, -15, 15, place)), now)
         else:
-            assert wake_at is not None
-            now = wake_at
-            machine.handle(s.Tick(), now)
+            now = _tick(machine)
     assert refused >= 3
     assert finished[0].exception is None
     assert [type(error) for error in failed] == [TaskTimeoutError]
@@ -609,7 +612,7 @@ def test_a_worker_that_is_up_does_the_work_for_as_long_as_there_is_room_for_no_o
                 machine.handle(s.WorkerReady(up), now)
             elif isinstance(command, s.StartWorker):
                 failed += 1
-                machine.handle(s.StartFailed(command.worker, OSError(24, "full"), no_room=True), now)
+                _refuse(machine, command.worker, now)
             elif isinstance(command, s.RunChunk) and command.worker == up:
                 now += 0.3
                 done += len(command.chunk)

@@ -49,6 +49,8 @@ _SHORTAGES = 600
 _BLIND_AFTER = 5
 #: When a process began, where there was no descriptor to see it with.
 _UNSEEN = -2.0
+#: This process or the system has no descriptor left.
+_SHORTAGE = (errno.EMFILE, errno.ENFILE)
 
 
 def snapshot() -> Table:
@@ -93,7 +95,7 @@ def raise_shortage(error: OSError) -> None:
 
     What could not be looked at for that reason may be there all the same.
     """
-    if error.errno in (errno.EMFILE, errno.ENFILE):
+    if error.errno in _SHORTAGE:
         raise error
 
 
@@ -291,7 +293,7 @@ def _started(pid: int) -> float:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[19])
     except OSError as error:
-        return _UNSEEN if error.errno in (errno.EMFILE, errno.ENFILE) else -1
+        return _UNSEEN if error.errno in _SHORTAGE else -1
     except IndexError:
         return -1
 

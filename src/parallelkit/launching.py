@@ -289,18 +289,8 @@ def _fork_server_has_ended() -> bool:
     pid = None if module is None else module._forkserver._forkserver_pid
     if pid is None:
         return False
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    except (AttributeError, OSError):  # there is no pidfd here, or no room for one
-        return False
-    try:
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
-        return bool(poller.poll(_SERVER_SECONDS * 1000))
-    finally:
-        os.close(descriptor)
+    termination._wait(pid, time.monotonic() + _SERVER_SECONDS)
+    return not resources.seems_alive(pid)
 
 
 @functools.cache

@@ -183,7 +183,7 @@ def _table_by_psutil() -> Table:
     return table
 
 
-def _wait(pid: Pid, deadline: float) -> None:
+def _wait(pid: int, deadline: float) -> None:
     """Wait until the process is dead or the time is up, without taking its exit status."""
     try:
         descriptor = os.pidfd_open(pid)
