@@ -243,7 +243,7 @@ def second():
     guardian.watch(mine)
     os.write(1, f"{mine} {guardian.pid()}\\\\n".encode())
     idle()
-print(fork(second), flush=True)
+os.write(1, f"{fork(second)}\\\\n".encode())  # at once: an unbuffered print writes number and end apart
 time.sleep(3600)
 """.replace("\\\\", "\\")
     owner = own(code=code)

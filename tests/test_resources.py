@@ -3,9 +3,11 @@ from __future__ import annotations
 import functools
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,7 +233,7 @@ def fork():
     if child == 0:
         if os.fork() == 0:
             os.write(1, b"x")
-        time.sleep(3600)
+    time.sleep(3600)
 thread = threading.Thread(target=fork)
 thread.start()
 os.write(1, b"x")
@@ -270,6 +272,10 @@ def test_descendants_without_the_kernels_list(
 
 def test_resident_sets(chain: tuple[int, int, int]) -> None:
     root, child, _ = chain
+    for pid in chain:
+        os.kill(pid, signal.SIGSTOP)  # or it takes another page between two looks
+        while not all(" T " in stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
+            time.sleep(0.001)
     for pid in chain:
         assert resources.resident_set(pid) == psutil.Process(pid).memory_info().rss
     assert resources.resident_set(root) > 64 << 20
