@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -206,6 +207,76 @@ def test_a_signal_waits_until_the_shield_is_given_back() -> None:
         signal.signal(signal.SIGUSR1, before)
     assert order == ["locked", "lent", "signal", "unshielded", "back", "signal", "opened"]
     assert shielding.usual_mask() is None
+
+
+def test_what_has_changed_nothing_does_not_tear() -> None:
+    seen: list[BaseException] = []
+    shield = _torn(seen)
+    with pytest.raises(ValueError, match="too early"), shield, shield.unchanged():
+        _raise(ValueError("too early"))
+    assert seen == []
+    error = ValueError("after it")
+    with pytest.raises(ValueError, match="after it"), shield:
+        with shield.unchanged():
+            pass
+        _raise(error)
+    assert seen == [error]
+
+
+class Struck(Exception):
+    pass
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("name", ["parallelkit-service", "parallelkit-feeder"])
+def test_a_thread_whose_start_is_struck_costs_no_pool(
+    name: str, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a handler's exception while it waits for the thread, or as there can be no more threads."""
+    start = threading.Thread.start
+    struck: list[threading.Thread] = []
+
+    def strike(thread: threading.Thread) -> None:
+        if thread.name == name and not struck:
+            struck.append(thread)
+            if begun:
+                start(thread)
+            raise Struck
+        start(thread)
+
+    with parallelkit.Pool(2) as pool:
+        monkeypatch.setattr(threading.Thread, "start", strike)
+        with pytest.raises(Struck):
+            pool.imap(tasks.square, iter(range(5000)))
+        assert list(pool.imap(tasks.square, iter(range(50)))) == [x * x for x in range(50)]
+        assert pool.map_async(tasks.square, range(50)).get(20) == [x * x for x in range(50)]
+        if begun:
+            struck[0].join(20)
+        assert not struck[0].is_alive()
+        assert [each.name for each in threading.enumerate()].count(name) <= 1
+
+
+def test_a_feeder_leaves_a_torn_pool_without_a_word() -> None:
+    """What is printed about a thread that ends by an exception would be an error of these tests."""
+    going, gone = threading.Event(), threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        going.set()
+        gone.wait(20)
+        yield from range(5000)
+
+    with parallelkit.Pool(1) as pool:
+        results = pool.imap(tasks.square, numbers())
+        assert going.wait(20)
+        (feeder,) = pool._driver._feeders
+        with pytest.raises(Struck), pool._driver._lock:
+            raise Struck
+        gone.set()
+        feeder.join(20)
+        assert not feeder.is_alive()
+        with pytest.raises(parallelkit.ClosedError):
+            list(results)
 
 
 def test_a_handler_cannot_enter_where_its_thread_is() -> None:

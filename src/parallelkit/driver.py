@@ -286,7 +286,8 @@ class Driver:
         """Have what workers log handled also while nobody drives."""
         with self._lock:
             if not self._closed:
-                self._logs.listen()
+                with self._lock.unchanged():
+                    self._logs.listen()
 
     def prestart(self) -> None:
         """Start all workers now."""
@@ -313,7 +314,7 @@ class Driver:
     def feed(self, call: Call) -> None:
         """Draw the input of a call as it is wanted, until that ends: the work of a feeder thread."""
         with self._lock:
-            while not call.done and call.source is not None:
+            while not (call.done or self._closed) and call.source is not None:
                 if call.wanted:
                     self._draw(call)
                 else:
@@ -530,6 +531,8 @@ class Driver:
                 exhausted = _take(call, wanted)
         except BaseException as raised:
             error = raised  # of any kind: it ends the call, not the thread that draws
+        if self._closed:  # meanwhile: the calls of a torn pool are at their end
+            return
         if exhausted or error is not None:
             call.source = None
         count = _add_drawn(call)
@@ -569,12 +572,14 @@ class Driver:
 
     def _start_service(self) -> None:
         work = self._serve, self._start_service
-        self._service = start_shielded(self._hold_out, work, "parallelkit-service")
+        with self._lock.unchanged():
+            self._service = start_shielded(self._hold_out, work, "parallelkit-service")
 
     def _start_feeder(self, call: Call) -> None:
         work = functools.partial(self.feed, call), functools.partial(self._start_feeder, call)
         self._feeders = [thread for thread in self._feeders if thread.is_alive()]
-        self._feeders.append(start_shielded(self._hold_out, work, "parallelkit-feeder"))
+        with self._lock.unchanged():
+            self._feeders.append(start_shielded(self._hold_out, work, "parallelkit-feeder"))
 
     def _hold_out(self, work: Callable[[], None], begin_again: Callable[[], None]) -> None:
         """The life of a thread of ours: where it is struck, another takes over, or all ends.

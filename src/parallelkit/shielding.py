@@ -14,7 +14,8 @@ Rules:
    were. An exception from there is an ordinary one: the state was at rest.
 2. An exception that leaves a `with` block of the lock otherwise (a signal that the kernel gave to another
    thread, whose handler runs in the main thread all the same; a full disk) may have left the state in two.
-   `on_torn` is told, which has to end everything.
+   `on_torn` is told, which has to end everything. What can wait, or fail, and has changed nothing then, as
+   the start of a thread, stands in `unchanged()`.
 3. Threads of ours that serve a pool have the signals blocked from the beginning (`start_shielded`), so that
    the kernel does not choose them; they are unblocked where such a thread runs user code, as a program
    that is started there would inherit the mask.
@@ -67,9 +68,12 @@ def set_mask(mask: set[int] | None) -> None:
 def start_shielded(target: Callable[..., None], args: tuple[Any, ...], name: str) -> threading.Thread:
     """Start a thread of ours, which has the signals blocked from its first instruction to its last.
 
-    To be called with the lock held: an exception in the midst of `Thread.start` would leave half a thread.
+    Where this is struck, the thread does nothing, even if it has begun: nobody has it.
     """
     mask = _usual.get(threading.get_ident())
+    started = False
+    verdict = threading.Lock()
+    verdict.acquire()
 
     def live() -> None:
         me = threading.get_ident()
@@ -77,12 +81,19 @@ def start_shielded(target: Callable[..., None], args: tuple[Any, ...], name: str
             before = _sigmask(signal.SIG_BLOCK, SIGNALS)
             _usual[me] = before if mask is None else mask
         try:
-            target(*args)
+            with verdict:
+                kept = started
+            if kept:
+                target(*args)
         finally:
             _usual.pop(me, None)
 
     thread = threading.Thread(target=live, name=name, daemon=True)
-    thread.start()
+    try:
+        thread.start()  # waits until the thread is up: the longest moment in which a handler may strike
+        started = True
+    finally:
+        verdict.release()
     return thread
 
 
@@ -235,6 +246,10 @@ class Shield:
         """A block in which this thread does not hold the lock, and the signals stay blocked."""
         return _Lent(self)
 
+    def unchanged(self) -> _Unchanged:
+        """A block that changes nothing where it is left by an exception, so that this does not tear."""
+        return _Unchanged(self)
+
     def sleep(self, news: threading.Condition, timeout: float | None) -> None:
         """Wait for `news`, a condition of this lock."""
         try:
@@ -283,3 +298,19 @@ class _Lent(_Opened):
 
     def __enter__(self) -> None:
         self._shield._lock.release()
+
+
+class _Unchanged:
+    __slots__ = ("_shield",)
+
+    def __init__(self, shield: Shield) -> None:
+        self._shield = shield
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._shield._at_rest = error
