@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 import tasks
 
 import parallelkit
-from parallelkit import shielding
+from parallelkit import futures, shielding
 from parallelkit.engines import Style
+from parallelkit.errands import Courier
+from parallelkit.logs import THREAD
 from parallelkit.options import CallOptions
 from parallelkit.shielding import Shield, unshielded
 
@@ -227,33 +232,103 @@ class Struck(Exception):
     pass
 
 
-@pytest.mark.parametrize("begun", [True, False])
-@pytest.mark.parametrize("name", ["parallelkit-service", "parallelkit-feeder"])
-def test_a_thread_whose_start_is_struck_costs_no_pool(
-    name: str, begun: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a handler's exception while it waits for the thread, or as there can be no more threads."""
+def _strike_once(monkeypatch: pytest.MonkeyPatch, name: str, when: str) -> list[threading.Thread]:
+    """Whoever starts a thread of this name is struck; who it was is in the list."""
     start = threading.Thread.start
     struck: list[threading.Thread] = []
 
     def strike(thread: threading.Thread) -> None:
-        if thread.name == name and not struck:
-            struck.append(thread)
-            if begun:
-                start(thread)
-            raise Struck
-        start(thread)
+        if thread.name != name or struck:
+            return start(thread)
+        struck.append(thread)
+        if when != "before":
+            start(thread)
+        raise Struck
 
+    monkeypatch.setattr(threading.Thread, "start", strike)
+    return struck
+
+
+def _ended(thread: threading.Thread) -> bool:
+    if thread.ident is not None:  # it has begun
+        thread.join(20)
+    return not thread.is_alive()
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+@pytest.mark.parametrize("name", ["parallelkit-service", "parallelkit-feeder"])
+def test_a_thread_whose_start_is_struck_costs_no_pool(
+    name: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a handler's exception while it waits for the thread, or as there can be no more threads."""
     with parallelkit.Pool(2) as pool:
-        monkeypatch.setattr(threading.Thread, "start", strike)
+        struck = _strike_once(monkeypatch, name, when)
         with pytest.raises(Struck):
             pool.imap(tasks.square, iter(range(5000)))
+        assert _ended(struck[0])
+        assert struck[0] not in pool._driver._feeders
         assert list(pool.imap(tasks.square, iter(range(50)))) == [x * x for x in range(50)]
         assert pool.map_async(tasks.square, range(50)).get(20) == [x * x for x in range(50)]
-        if begun:
-            struck[0].join(20)
-        assert not struck[0].is_alive()
-        assert [each.name for each in threading.enumerate()].count(name) <= 1
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_callbacks_come_though_the_start_of_their_thread_is_struck(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[int] = []
+    callbacks = futures.Callbacks()
+    struck = _strike_once(monkeypatch, "parallelkit-callbacks", when)
+    future: Any = types.SimpleNamespace(_call_back=lambda: called.append(1))
+    with pytest.raises(Struck):
+        callbacks.post(future)
+    assert _ended(struck[0])
+    callbacks.close()
+    assert called == [1]
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_courier_whose_start_is_struck(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    by: list[threading.Thread] = []
+    courier = Courier()
+    struck = _strike_once(monkeypatch, "parallelkit-courier", when)
+    with pytest.raises(Struck):
+        courier.post(lambda: by.append(threading.current_thread()))
+    for _ in range(5):
+        courier.post(lambda: by.append(threading.current_thread()))
+    courier.close(wait=True)
+    assert len(by) == 5
+    assert struck[0] not in by  # or two would be at it
+    assert _ended(struck[0])
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_listener_for_logs_whose_start_is_struck(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    struck = _strike_once(monkeypatch, THREAD, when)
+    with parallelkit.ProcessPoolExecutor(1, start_method="spawn") as executor:
+        with pytest.raises(Struck):
+            executor.submit(tasks.square, 2)
+        assert _ended(struck[0])
+        assert executor.submit(tasks.square, 3).result(20) == 9
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_service_thread_that_cannot_be_replaced_ends_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    with parallelkit.Pool(1) as pool:
+        assert pool.map_async(tasks.square, [3]).get(20) == [9]
+        driver = pool._driver
+        service = driver._service
+        assert service is not None
+        assert service.ident is not None
+        struck = _strike_once(monkeypatch, service.name, "before")
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(service.ident), ctypes.py_object(SystemExit)
+        )
+        with driver._lock:
+            driver._service_news.notify_all()
+        assert _ended(service)
+        assert len(struck) == 1
+        with pytest.raises(parallelkit.ClosedError):
+            pool.map(tasks.square, [3])
 
 
 def test_a_feeder_leaves_a_torn_pool_without_a_word() -> None:

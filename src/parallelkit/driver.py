@@ -563,29 +563,32 @@ class Driver:
         with self._lock:
             if self._closed:
                 return
-            if call is not None and call.source is not None:
-                self._start_feeder(call)
-            if self._service is None:
-                self._start_service()
-            elif self._service_sleeps:
-                self._service_news.notify_all()
+            with self._lock.unchanged():
+                if call is not None and call.source is not None:
+                    self._start_feeder(call)
+                if self._service is None:
+                    self._start_service()
+                elif self._service_sleeps:
+                    self._service_news.notify_all()
 
     def _start_service(self) -> None:
         work = self._serve, self._start_service
-        with self._lock.unchanged():
-            self._service = start_shielded(self._hold_out, work, "parallelkit-service")
+        self._service = start_shielded(self._hold_out, work, "parallelkit-service")
 
     def _start_feeder(self, call: Call) -> None:
         work = functools.partial(self.feed, call), functools.partial(self._start_feeder, call)
         self._feeders = [thread for thread in self._feeders if thread.is_alive()]
-        with self._lock.unchanged():
-            self._feeders.append(start_shielded(self._hold_out, work, "parallelkit-feeder"))
+        self._feeders.append(start_shielded(self._hold_out, work, "parallelkit-feeder"))
 
     def _hold_out(self, work: Callable[[], None], begin_again: Callable[[], None]) -> None:
         """The life of a thread of ours: where it is struck, another takes over, or all ends.
 
         SystemExit and its like come from outside (`PyThreadState_SetAsyncExc`) and mean this thread alone.
         """
+        me = threading.current_thread()
+        with self._lock:
+            if me is not self._service and me not in self._feeders:
+                return  # who started it was struck
         try:
             work()
         except BaseException as error:

@@ -75,6 +75,9 @@ class Courier:
             thread.join()
 
     def _live(self) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return  # who started it was struck
         while True:
             try:
                 job = self._jobs.get(timeout=_LINGER_SECONDS)

@@ -261,8 +261,8 @@ class ProcessPoolExecutor(standard.ProcessPoolExecutor):
             # By fork all at once: the fewer threads there are by then, the better.
             if driver.start_method == "fork":
                 driver.prestart()
-            driver.serve()
             driver.hear_logs()
+            driver.serve()
         if driver.workers < self._max_workers:
             driver.make_room()
             driver.hear_logs()

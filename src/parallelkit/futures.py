@@ -220,6 +220,9 @@ class Callbacks:
                 future._call_back()
 
     def _run(self) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return  # who started it was struck
         while (future := self._futures.get()) is not None:
             try:
                 with unshielded():
@@ -232,6 +235,9 @@ class Callbacks:
         """Wait until all that came have been called."""
         with self._lock:
             self._closed = True
+            if self._thread is None and not self._futures.empty():  # who was to start it was struck
+                with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+                    self._thread = start_shielded(self._run, (), "parallelkit-callbacks")
             thread = self._thread
             self._futures.put(None)
         if thread is not None and thread is not threading.current_thread():

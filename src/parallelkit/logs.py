@@ -97,6 +97,7 @@ class Forwarding:
         self._queue: Queue[Message] | None = None
         self._thread: threading.Thread | None = None
         self._ended = False
+        self._starting = threading.RLock()
         #: Held while a record is handled.
         self._handling = threading.RLock()
 
@@ -118,11 +119,15 @@ class Forwarding:
         """Take what is sent, in a thread. To be called when there is a record, or nobody to notice it."""
         if self._queue is not None and self._thread is None:
             _listening.add(self)
-            self._thread = start_shielded(self._listen, (self._queue,), THREAD)
+            with self._starting:
+                self._thread = start_shielded(self._listen, (self._queue,), THREAD)
 
     def _listen(self, queue: Queue[Message]) -> None:
         from .queues import ShutDown
 
+        with self._starting:
+            if self._thread is not threading.current_thread():
+                return  # who started it was struck
         # The signals stay blocked while handlers run, though those are the user's: with them unblocked the
         # kernel would choose this thread, and the main one be interrupted where it has them blocked.
         try:

@@ -68,12 +68,12 @@ def set_mask(mask: set[int] | None) -> None:
 def start_shielded(target: Callable[..., None], args: tuple[Any, ...], name: str) -> threading.Thread:
     """Start a thread of ours, which has the signals blocked from its first instruction to its last.
 
-    Where this is struck, the thread does nothing, even if it has begun: nobody has it.
+    To be called with the owner's lock held. A handler may strike in the midst all the same (the kernel gave
+    the signal to another thread), most likely while `Thread.start` waits until the thread is up: then that
+    lives, and nobody has it. So the first thing that a thread does is to ask, with the lock, whether its
+    owner has it.
     """
     mask = _usual.get(threading.get_ident())
-    started = False
-    verdict = threading.Lock()
-    verdict.acquire()
 
     def live() -> None:
         me = threading.get_ident()
@@ -81,19 +81,12 @@ def start_shielded(target: Callable[..., None], args: tuple[Any, ...], name: str
             before = _sigmask(signal.SIG_BLOCK, SIGNALS)
             _usual[me] = before if mask is None else mask
         try:
-            with verdict:
-                kept = started
-            if kept:
-                target(*args)
+            target(*args)
         finally:
             _usual.pop(me, None)
 
     thread = threading.Thread(target=live, name=name, daemon=True)
-    try:
-        thread.start()  # waits until the thread is up: the longest moment in which a handler may strike
-        started = True
-    finally:
-        verdict.release()
+    thread.start()
     return thread
 
 
