@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -13,13 +14,14 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tasks
 
 import parallelkit
 from parallelkit import futures, shielding
+from parallelkit.driver import Driver
 from parallelkit.engines import Style
 from parallelkit.errands import Courier
 from parallelkit.logs import THREAD
@@ -286,6 +288,37 @@ def test_callbacks_come_though_the_start_of_their_thread_is_struck(
     assert called == [1]
 
 
+def test_a_callback_may_come_while_the_thread_for_them_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same thread: the garbage collector ends a call, and that another future."""
+    called: list[int] = []
+    callbacks = futures.Callbacks()
+    first, second, third = (
+        cast(Any, types.SimpleNamespace(_call_back=functools.partial(called.append, number)))
+        for number in range(3)
+    )
+    start = threading.Thread.start
+    nested = [third, second]
+
+    def collect(thread: threading.Thread) -> None:
+        if nested:
+            callbacks.post(nested.pop())
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", collect)
+    callbacks.post(first)
+    callbacks.close()
+    assert called == [0, 1, 2]
+    assert all(_ended(each) for each in threading.enumerate() if each.name == "parallelkit-callbacks")
+
+
+def test_no_thread_is_started_to_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    struck = _strike_once(monkeypatch, "parallelkit-callbacks", "before")
+    callbacks = futures.Callbacks()
+    callbacks.close()
+    callbacks.close()
+    assert struck == []
+
+
 @pytest.mark.parametrize("when", ["before", "behind"])
 def test_a_courier_whose_start_is_struck(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     by: list[threading.Thread] = []
@@ -359,3 +392,24 @@ def test_a_handler_cannot_enter_where_its_thread_is() -> None:
     with shield, pytest.raises(RuntimeError, match="signal handler"):
         shield.acquire()
     assert not shield.mine
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_service_thread_that_ends_before_it_begins_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what is injected from outside, which means this one thread."""
+    ask = Driver._has_this_thread
+    struck: list[threading.Thread] = []
+
+    def strike(driver: Driver) -> bool:
+        if not struck:
+            struck.append(threading.current_thread())
+            raise SystemExit
+        return ask(driver)
+
+    monkeypatch.setattr(Driver, "_has_this_thread", strike)
+    with parallelkit.Pool(1) as pool:
+        called = threading.Event()
+        pool.apply_async(tasks.square, (3,), callback=lambda _: called.set())
+        assert called.wait(20)
+        assert pool._driver._service not in struck
+        assert len(struck) == 1

@@ -585,19 +585,22 @@ class Driver:
 
         SystemExit and its like come from outside (`PyThreadState_SetAsyncExc`) and mean this thread alone.
         """
-        me = threading.current_thread()
-        with self._lock:
-            if me is not self._service and me not in self._feeders:
-                return  # who started it was struck
         try:
-            work()
+            with self._lock, self._lock.unchanged():
+                ours = self._has_this_thread()
+            if ours:  # or who started it was struck
+                work()
         except BaseException as error:
             with self._lock:
                 if isinstance(error, Exception):
                     self._tear_down(error)
-                elif not self._closed:
+                elif not self._closed and self._has_this_thread():
                     begin_again()
             raise
+
+    def _has_this_thread(self) -> bool:
+        me = threading.current_thread()
+        return me is self._service or me in self._feeders
 
     def _serve(self) -> None:
         with self._lock:

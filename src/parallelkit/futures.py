@@ -20,7 +20,7 @@ from . import options as checks
 from .driver import Call, Driver
 from .errors import CallTimeoutError, ResultError, SerializationError, UnreadableError, UnreadableResultError
 from .scheduler import Deliver
-from .shielding import start_shielded, unshielded
+from .shielding import shielded, start_shielded, unshielded
 
 R = TypeVar("R")
 
@@ -203,7 +203,8 @@ class Callbacks:
 
     def __init__(self) -> None:
         self._futures: SimpleQueue[Future[Any] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        # The garbage collector may come back here: what it ends may complete another future.
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -233,12 +234,13 @@ class Callbacks:
 
     def close(self) -> None:
         """Wait until all that came have been called."""
-        with self._lock:
+        with shielded(), self._lock:
             self._closed = True
             if self._thread is None and not self._futures.empty():  # who was to start it was struck
                 with contextlib.suppress(RuntimeError):  # the interpreter is about to end
                     self._thread = start_shielded(self._run, (), "parallelkit-callbacks")
             thread = self._thread
-            self._futures.put(None)
+            if thread is not None:
+                self._futures.put(None)
         if thread is not None and thread is not threading.current_thread():
             thread.join()

@@ -120,7 +120,8 @@ class Forwarding:
         if self._queue is not None and self._thread is None:
             _listening.add(self)
             with self._starting:
-                self._thread = start_shielded(self._listen, (self._queue,), THREAD)
+                if self._thread is None:
+                    self._thread = start_shielded(self._listen, (self._queue,), THREAD)
 
     def _listen(self, queue: Queue[Message]) -> None:
         from .queues import ShutDown
