@@ -262,7 +262,7 @@ class ProcessPoolExecutor(standard.ProcessPoolExecutor):
             if driver.start_method == "fork":
                 driver.prestart()
             driver.hear_logs()
-            driver.serve()
+            driver.serve()  # the last step, as this is what is asked for above
         if driver.workers < self._max_workers:
             driver.make_room()
             driver.hear_logs()

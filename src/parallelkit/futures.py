@@ -215,10 +215,13 @@ class Callbacks:
             if not closed:
                 self._futures.put(future)
                 if self._thread is None:
-                    self._thread = start_shielded(self._run, (), "parallelkit-callbacks")
+                    self._start()
         if closed:
             with unshielded():
                 future._call_back()
+
+    def _start(self) -> None:
+        self._thread = start_shielded(self._run, (), "parallelkit-callbacks")
 
     def _run(self) -> None:
         with self._lock:
@@ -238,7 +241,7 @@ class Callbacks:
             self._closed = True
             if self._thread is None and not self._futures.empty():  # who was to start it was struck
                 with contextlib.suppress(RuntimeError):  # the interpreter is about to end
-                    self._thread = start_shielded(self._run, (), "parallelkit-callbacks")
+                    self._start()
             thread = self._thread
             if thread is not None:
                 self._futures.put(None)

@@ -117,11 +117,10 @@ class Forwarding:
 
     def listen(self) -> None:
         """Take what is sent, in a thread. To be called when there is a record, or nobody to notice it."""
-        if self._queue is not None and self._thread is None:
-            _listening.add(self)
-            with self._starting:
-                if self._thread is None:
-                    self._thread = start_shielded(self._listen, (self._queue,), THREAD)
+        with self._starting:
+            if self._queue is not None and self._thread is None:
+                _listening.add(self)
+                self._thread = start_shielded(self._listen, (self._queue,), THREAD)
 
     def _listen(self, queue: Queue[Message]) -> None:
         from .queues import ShutDown
