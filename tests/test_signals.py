@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import functools
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import psutil
 import pytest
 import tasks
 
@@ -24,8 +26,12 @@ from parallelkit import futures, shielding
 from parallelkit.driver import Driver
 from parallelkit.engines import Style
 from parallelkit.errands import Courier
+from parallelkit.gathering import Gathering
+from parallelkit.iteration import Stream
 from parallelkit.logs import THREAD
 from parallelkit.options import CallOptions
+from parallelkit.scheduler import Deliver, Event
+from parallelkit.scheduler.messages import Results
 from parallelkit.shielding import Shield, unshielded
 
 HERE = Path(__file__).parent
@@ -271,6 +277,158 @@ def test_a_thread_whose_start_is_struck_costs_no_pool(
         assert struck[0] not in pool._driver._feeders
         assert list(pool.imap(tasks.square, iter(range(50)))) == [x * x for x in range(50)]
         assert pool.map_async(tasks.square, range(50)).get(20) == [x * x for x in range(50)]
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+@pytest.mark.parametrize("function", ["apply_async", "map_async", "starmap_async"])
+def test_a_call_that_is_struck_does_not_run(
+    function: str, when: str, monkeypatch: pytest.MonkeyPatch, counting: Any
+) -> None:
+    """Nobody has it: who calls again would have the work done twice."""
+    items = (1,) if function == "apply_async" else [1] if function == "map_async" else [(1,)]
+    with parallelkit.Pool(2) as pool:
+        struck = _strike_once(monkeypatch, "parallelkit-service", when)
+        with pytest.raises(Struck):
+            getattr(pool, function)(counting.run, items)
+        assert _ended(struck[0])
+        assert pool._driver.calls == []
+        getattr(pool, function)(counting.run, items).get(20)
+    assert counting.runs() == {"1": 1}
+
+
+def test_a_block_that_is_struck_at_its_end_leaves_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids: list[int] = []
+    with pytest.raises(Struck), parallelkit.Pool(2) as pool:
+        assert pool.map(tasks.square, range(3)) == [0, 1, 4]
+        pids += [process.pid or 0 for process in pool._pool]
+        _strike_once(monkeypatch, "parallelkit-service", "before")
+    assert len(pids) == 2
+    assert not any(map(psutil.pid_exists, pids))
+
+
+class _Sink:
+    """Where the outcomes of a call go; its last word raises `error`."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.values: list[Any] = []
+        self._error = error
+
+    def deliver(self, outcomes: Deliver) -> None:
+        self.values += outcomes.values
+
+    def finish(self, exception: BaseException | None) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def test_outcomes_of_others_come_though_who_hands_them_out_is_struck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls end in one turn, and the first is struck: for the second nothing will happen any more."""
+    with parallelkit.Pool(2, start_method="fork") as pool:
+        driver = pool._driver
+        sinks = [_Sink(Struck()), _Sink()]
+        spec = pool._usual_single
+        calls = [driver.submit(tasks.square, Style.CALL, [x], spec, sink) for x, sink in enumerate(sinks, 2)]
+        crew = driver._crew
+        collect = crew.collect
+
+        held: list[Results] = []
+
+        def collect_both(happened: Any) -> list[Event]:
+            events = collect(happened)
+            held.extend(event for event in events if isinstance(event, Results))
+            told = [event for event in events if event not in held]
+            if len(held) == 2:
+                held.sort(key=lambda results: results.values)  # the first call's first
+                told += held
+                held.clear()
+            return told
+
+        with monkeypatch.context() as patched:
+            patched.setattr(crew, "collect", collect_both)
+            with pytest.raises(Struck):
+                driver.wait(calls[0], 20)
+        assert [call.done for call in calls] == [True, False]
+        assert driver.wait(calls[1], 20)
+        assert [sink.values for sink in sinks] == [[4], [9]]
+
+
+class _Interrupting:
+    """A progress object that gets a Ctrl-C at its end."""
+
+    def update(self, n: int) -> None:
+        pass
+
+    def close(self) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", [Gathering, Stream])
+def test_a_ctrl_c_at_the_end_of_the_progress_costs_no_outcome(kind: type[Gathering] | type[Stream]) -> None:
+    with parallelkit.Pool(2, start_method="fork") as pool:
+        settings = pool._settings("raise", None, {"progress": _Interrupting()})
+        sink = kind(settings, 3)
+        call = pool._driver.submit(tasks.square, Style.CALL, range(3), settings.job(3, at_hand=True), sink)
+        with pytest.raises(KeyboardInterrupt):
+            pool._driver.wait(call, 20)
+        assert pool._driver.wait(call, 20)
+        if isinstance(sink, Stream):
+            assert sink.over
+        else:
+            assert sink.result() == [0, 1, 4]
+
+
+@pytest.mark.parametrize("end", ["_end", "_cut"])
+def test_a_future_whose_callbacks_are_struck_is_at_its_end(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    callbacks = futures.Callbacks()
+    future: futures.Future[int] = futures.Future()
+    future._callbacks = callbacks
+    future._call = cast(Any, "what the task was made of")
+    future.add_done_callback(lambda _: None)
+    struck = _strike_once(monkeypatch, "parallelkit-callbacks", "before")
+    with pytest.raises(Struck):
+        future._cut() if end == "_cut" else future._end(1, None)
+    assert struck
+    assert future._call is None
+    assert concurrent.futures.wait([future], 20).done == {future}
+    callbacks.close()
+
+
+def test_callbacks_come_where_there_is_no_room_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "parallelkit-callbacks":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    called: list[int] = []
+    with parallelkit.ProcessPoolExecutor(2, start_method="fork") as executor:
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        for x in range(3):
+            executor.submit(tasks.square, x).add_done_callback(lambda future: called.append(future.result()))
+        assert list(executor.map(tasks.square, range(3))) == [0, 1, 4]
+    assert sorted(called) == [0, 1, 4]
+
+
+def test_the_thread_for_callbacks_ends_with_a_block_that_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[int] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        parallelkit.ProcessPoolExecutor(1, start_method="fork") as executor,
+    ):
+        future = executor.submit(tasks.square, 3)
+        assert future.result() == 9
+        future.add_done_callback(lambda _: called.append(1))
+
+        def interrupt(*_: object, **__: object) -> None:
+            executor.submit(tasks.square, 4).add_done_callback(lambda _: called.append(2))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(executor, "shutdown", interrupt)
+    assert called == [1, 2]
+    assert executor._callbacks._closed
 
 
 @pytest.mark.parametrize("when", ["before", "behind"])

@@ -464,7 +464,7 @@ def test_who_wears_a_mark_is_not_taken_for_ended_where_no_signal_could_be_sent(
     with subprocess.Popen(["sleep", "3600"], env={**os.environ, marking.VARIABLE: mark}) as process:
         try:
             request.getfixturevalue("no_children")
-            assert not marking.kill([mark], 0.0)
+            assert marking.kill([mark], 0.0) is None
             monkeypatch.undo()
             assert marking.kill([mark], 0.0)
             assert process.wait(10) == -signal.SIGKILL

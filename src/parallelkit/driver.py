@@ -389,6 +389,9 @@ class Driver:
 
     def _turn(self, deadline: float | None) -> None:
         """Sleep until something happens, and see to it."""
+        if self._outgoing:  # who was to hand them out was struck meanwhile
+            self._hand_out()
+            return
         wake_at = self._scheduler.wake_at()
         if wake_at is not None and (deadline is None or wake_at < deadline):
             deadline = wake_at
@@ -470,9 +473,7 @@ class Driver:
             try:
                 with self._lock.lent():
                     while call.pending:
-                        command = call.pending.popleft()
-                        self._hand_over(call, command)
-                        call.done = isinstance(command, Finish)
+                        self._hand_over(call, call.pending.popleft())
             finally:
                 self._lock.regain()
                 call.delivering = False
@@ -488,14 +489,20 @@ class Driver:
 
     @staticmethod
     def _hand_over(call: Call, command: Deliver | Finish) -> None:
+        # A Ctrl-C in the user's code, which is called here, costs a note or a bar, and no outcome.
         if isinstance(command, Finish):
-            call.sink.finish(command.exception)
+            try:
+                call.sink.finish(command.exception)
+            finally:
+                call.done = True
             return
-        if command.failures:
-            for offset, exception in command.failures.items():
-                with unshielded():
-                    call.namer.name(command.start + offset, exception)
-        call.sink.deliver(command)
+        try:
+            if command.failures:
+                for offset, exception in command.failures.items():
+                    with unshielded():
+                        call.namer.name(command.start + offset, exception)
+        finally:
+            call.sink.deliver(command)
         drawn = call.work.drawn
         if drawn:
             for index in range(command.start, command.start + len(command.values)):
@@ -516,8 +523,11 @@ class Driver:
             return
         if self._waiting:
             next(iter(self._waiting)).news.notify_all()
-        elif self._service_sleeps and self._scheduler.jobs:
+        elif self._service_sleeps and self._has_work():
             self._service_news.notify_all()
+
+    def _has_work(self) -> bool:
+        return bool(self._scheduler.jobs or self._outgoing)
 
     # Inputs
 
@@ -560,6 +570,7 @@ class Driver:
         With `call`, its input is drawn in a thread of its own: whoever takes its results may do so to
         make the next items.
         """
+        self.check_owner()
         with self._lock:
             if self._closed:
                 return
@@ -568,8 +579,6 @@ class Driver:
                     self._start_feeder(call)
                 if self._service is None:
                     self._start_service()
-                elif self._service_sleeps:
-                    self._service_news.notify_all()
 
     def _start_service(self) -> None:
         work = self._serve, self._start_service
@@ -606,7 +615,7 @@ class Driver:
         with self._lock:
             idle = 0
             while not self._closed:
-                if self._driving is not None or not self._scheduler.jobs:
+                if self._driving is not None or not self._has_work():
                     idle += 1
                     self._nap(None if idle > _MOMENTS else PATIENCE)
                     continue
@@ -614,7 +623,7 @@ class Driver:
                 if not self._hurried:
                     self._nap(PATIENCE)
                 self._hurried = False
-                while self._driving is None and self._scheduler.jobs and not self._closed:
+                while self._driving is None and self._has_work() and not self._closed:
                     self._turn(None)
                 self._pass_on()
 
@@ -764,9 +773,6 @@ class Driver:
         with contextlib.suppress(Exception):
             self._crew.wake()
         self._closed = True
-        with contextlib.suppress(Exception):
-            self._crew.close()
-        self._logs.end()
         self._wake_all()
         for call in self._calls.values():
             ended = ClosedError("the pool was ended while this call was under way")
@@ -774,9 +780,14 @@ class Driver:
             call.pending.append(Finish(call.id, ended))
             self._outgoing.append(call)
         self._calls.clear()
-        if self._outgoing:
-            # Not by this thread, which is on its way out and has the lock.
-            self.in_background(self._finish_torn)
+        try:
+            with contextlib.suppress(Exception):
+                self._crew.close()
+            self._logs.end()
+        finally:
+            if self._outgoing:
+                # Not by this thread, which is on its way out and has the lock.
+                self.in_background(self._finish_torn)
 
     def _finish_torn(self) -> None:
         with self._lock:

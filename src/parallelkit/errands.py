@@ -174,9 +174,13 @@ class Errand:
         """End the call; returns at once. Any thread may call this."""
         if not self._stopped and not self._over.is_set():
             self._stopped = True
-            if self._feed is not None:
-                self._feed.close()
-            self._post(self._stop)
+            try:
+                if self._feed is not None:
+                    self._feed.close()
+                self._post(self._stop)
+            except BaseException:  # of a signal handler: who asks once more is heard
+                self._stopped = False
+                raise
 
     def discard(self) -> None:
         """End the call, as nobody has it any more: where the garbage collector asks, nothing may wait."""

@@ -352,7 +352,10 @@ class ProcessPoolExecutor(standard.ProcessPoolExecutor):
         except BaseException:
             # A Ctrl-C while the work was being finished: the workers have seen nothing of it.
             if not self._driver.inherited:
-                self._driver.terminate()
+                try:
+                    self._driver.terminate()
+                finally:
+                    self._callbacks.close()
             raise
 
     def __del__(self) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -125,16 +125,19 @@ class Future(standard.Future[R]):
         except standard.InvalidStateError:  # it was cancelled meanwhile
             with contextlib.suppress(RuntimeError):
                 self.set_running_or_notify_cancel()
-        # What the task was made of can go now, and whoever keeps the result does not keep the pool.
-        self._driver = self._call = None
+        finally:
+            # What the task was made of can go now, and whoever keeps the result does not keep the pool.
+            self._driver = self._call = None
 
     def _cut(self) -> None:
         """The call was taken back before it ran."""
         self._over = True
-        super().cancel()
-        with contextlib.suppress(RuntimeError):
-            self.set_running_or_notify_cancel()
-        self._driver = self._call = None
+        try:
+            super().cancel()  # which may start the thread for callbacks
+        finally:
+            with contextlib.suppress(RuntimeError):
+                self.set_running_or_notify_cancel()
+            self._driver = self._call = None
 
     def _invoke_callbacks(self) -> None:
         if not vars(self)["_done_callbacks"]:
@@ -214,14 +217,29 @@ class Callbacks:
             closed = self._closed
             if not closed:
                 self._futures.put(future)
-                if self._thread is None:
-                    self._start()
+                if self._has_thread():
+                    return
         if closed:
             with unshielded():
                 future._call_back()
+        else:
+            self._call_here()
 
-    def _start(self) -> None:
-        self._thread = start_shielded(self._run, (), "parallelkit-callbacks")
+    def _has_thread(self) -> bool:
+        """Start the thread if there is none yet; False where there is no room for one."""
+        if self._thread is None:
+            try:
+                self._thread = start_shielded(self._run, (), "parallelkit-callbacks")
+            except RuntimeError:
+                return False
+        return True
+
+    def _call_here(self) -> None:
+        """In this thread, then: late or early, but each is called."""
+        with unshielded(), contextlib.suppress(Empty):
+            while (future := self._futures.get_nowait()) is not None:
+                future._call_back()
+            self._futures.put(None)  # that one is the thread's
 
     def _run(self) -> None:
         with self._lock:
@@ -239,11 +257,12 @@ class Callbacks:
         """Wait until all that came have been called."""
         with shielded(), self._lock:
             self._closed = True
-            if self._thread is None and not self._futures.empty():  # who was to start it was struck
-                with contextlib.suppress(RuntimeError):  # the interpreter is about to end
-                    self._start()
+            if not self._futures.empty():  # who was to start the thread was struck, perhaps
+                self._has_thread()
             thread = self._thread
             if thread is not None:
                 self._futures.put(None)
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None:
+            self._call_here()
+        elif thread is not threading.current_thread():
             thread.join()

@@ -76,15 +76,17 @@ class Gathering:
 
     def finish(self, exception: BaseException | None) -> None:
         """There will be no more."""
-        self.close()
-        if exception is None and self._failures and self._errors != "return":
-            exception = self._failure()
-        if exception is None and self._reporter is not None:
-            exception = self._reporter.error
-        if exception is not None:
-            self.set_error(exception)
-        if self._on_end is not None:
-            self._on_end(self)
+        try:
+            self.close()
+        finally:
+            if exception is None and self._failures and self._errors != "return":
+                exception = self._failure()
+            if exception is None and self._reporter is not None:
+                exception = self._reporter.error
+            if exception is not None:
+                self.set_error(exception)
+            if self._on_end is not None:
+                self._on_end(self)
 
     def set_error(self, exception: BaseException) -> None:
         """What the call ends in."""

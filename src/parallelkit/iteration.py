@@ -84,11 +84,13 @@ class Stream:
             exception = BaseExceptionGroup(
                 f"{len(self.failures)} of {self.completed} items failed", self.failures
             )
-        if self.reporter is not None:
-            self.reporter.close()
-            exception = exception or self.reporter.error
-        self.exception = exception
-        self.over = True
+        try:
+            if self.reporter is not None:
+                self.reporter.close()
+                exception = exception or self.reporter.error
+        finally:
+            self.exception = exception
+            self.over = True
 
     def has_news(self) -> bool:
         """Whether there is something to take."""

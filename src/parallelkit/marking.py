@@ -80,10 +80,10 @@ def find(marks: Collection[str], since: float) -> list[Pid]:
     return _look(marks, since)[0]
 
 
-def kill(marks: Collection[str], since: float) -> bool:
+def kill(marks: Collection[str], since: float) -> set[int] | None:
     """SIGKILL to who is found, with all descendants, until nobody new is; waits for none.
 
-    False where nobody could be looked for, as this process has no descriptor left for it.
+    Returns who got it. None where nobody could be looked for, as this process has no descriptor left for it.
     """
     seen: set[int] = set()
     rounds, deadline = 0, time.monotonic() + _UNSURE_SECONDS
@@ -94,14 +94,14 @@ def kill(marks: Collection[str], since: float) -> bool:
             if new:
                 seen.update(termination.signal_seen(new[0], signal.SIGKILL, new[1:]), new)
         except OSError:
-            return False
+            return None
         if new:
             rounds += 1
         elif unsure and time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)
         else:
             break
-    return True
+    return seen
 
 
 def _look(marks: Collection[str], since: float) -> tuple[list[Pid], bool]:

@@ -173,9 +173,8 @@ class Pool:
         `callback` is called with the result, `error_callback` with the exception. What they raise
         becomes the error of the call.
         """
-        result = self._apply(func, args, kwds, callback, error_callback, options)
-        self._driver.serve()
-        return result
+        self._driver.serve()  # first: an exception there comes before the work has begun
+        return self._apply(func, args, kwds, callback, error_callback, options)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> standard.Future[R]:
         """Begin `fn(*args, **kwargs)`, as an executor does; return at once, with a `Future`.
@@ -292,9 +291,8 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> AsyncResult[list[Any]]:
         """Like `map`, but return at once, with an `AsyncResult`."""
-        result = self._map(func, Style.CALL, iterable, chunksize, callback, error_callback, errors, options)
         self._driver.serve()
-        return result
+        return self._map(func, Style.CALL, iterable, chunksize, callback, error_callback, errors, options)
 
     @overload
     def starmap_async(
@@ -324,9 +322,8 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> AsyncResult[list[Any]]:
         """Like `starmap`, but return at once, with an `AsyncResult`."""
-        result = self._map(func, Style.STAR, iterable, chunksize, callback, error_callback, errors, options)
         self._driver.serve()
-        return result
+        return self._map(func, Style.STAR, iterable, chunksize, callback, error_callback, errors, options)
 
     def _map(
         self,
@@ -551,8 +548,8 @@ class Pool:
         if error is not None:
             self.terminate()
         elif self._state != "TERMINATE":
-            self.close()
             try:
+                self.close()
                 self.join()
             except BaseException:
                 self._driver.terminate()

@@ -202,6 +202,13 @@ def _wait(pid: int, deadline: float) -> None:
         os.close(descriptor)
 
 
+def wait_for_killed(pids: Iterable[int], seconds: float) -> None:
+    """Return when these are dead, or after `seconds`: who is blocked in the kernel may need longer."""
+    deadline = time.monotonic() + seconds
+    for pid in pids:
+        _wait(pid, deadline)
+
+
 def _send(pid: int, signum: int) -> bool:
     """Send a signal to a process if it is alive. PermissionError where it is another user's."""
     try:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,21 @@ def be(folder: str, kinds: tuple[str, ...], x: int) -> int:
     if x < len(kinds):
         KINDS[kinds[x]](folder)
     return x
+
+
+def start_what_dies_slowly(folder: str, orphaned: bool) -> None:
+    """Start a process with much memory, with or without a parent in between, and wait."""
+    program = (
+        "import os, sys, time\n"
+        "if sys.argv[2] == 'True' and os.fork(): sys.exit()\n"
+        "memory = bytearray(os.urandom(1 << 20)) * 600\n"
+        "open(sys.argv[1] + '.new', 'w').write(str(os.getpid()))\n"
+        "os.rename(sys.argv[1] + '.new', sys.argv[1])\n"
+        "time.sleep(3600)"
+    )
+    path = str(Path(folder, "slow"))
+    subprocess.run([sys.executable, "-c", program, path, str(orphaned)], start_new_session=True, check=True)
+    tasks.wait_for_ever()
 
 
 def _spin(_: str) -> None:

@@ -214,6 +214,17 @@ def _check_terminated(pool: parallelkit.Pool, result: Any, begun: set[int]) -> N
     pool.join()
 
 
+@pytest.mark.parametrize("loses", ["nothing", "its parent"])
+def test_what_dies_slowly_is_gone_when_a_pool_is(loses: str, start_method: str, counting: Counting) -> None:
+    """The kernel gives much memory back before a process that got SIGKILL is gone."""
+    pool = parallelkit.Pool(1, start_method=start_method)
+    pool.apply_async(stop_tasks.start_what_dies_slowly, (str(counting.folder), loses == "its parent"))
+    pid = int(appears(counting.folder / "slow").read_text())
+    pool.terminate()
+    assert not alive(pid)
+    pool.join()
+
+
 def test_terminate_from_other_threads_at_once(start_method: str, counting: Counting) -> None:
     pool, result, begun = _busy(str(counting.folder), start_method)
     threads = [threading.Thread(target=pool.terminate) for _ in range(3)]

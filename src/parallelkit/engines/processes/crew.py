@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -124,6 +124,8 @@ class ProcessCrew:
         self._events: list[Event] = []
         #: The dead for whose orphans nobody could look yet: their marks, and when they began.
         self._unswept: dict[str, float] = {}
+        #: What the dead have started and got SIGKILL: the kernel may take a moment to end it.
+        self._ending: list[int] = []
         self._gone = Usage()
         with shielding.shielded(), starting.lock:
             self._selector = selectors.DefaultSelector()
@@ -502,7 +504,7 @@ class ProcessCrew:
         termination.kill_group(member.pid)  # before its id can be given to another process
         code = self._reap(member)
         for pid in member.descendants:
-            termination.signal_tree(pid, signal.SIGKILL)
+            self._expect_end(termination.signal_tree(pid, signal.SIGKILL))
         self._let_go(member)
         if member.init_error is not None:
             self._events.append(StartFailed(member.number, member.init_error))
@@ -532,11 +534,15 @@ class ProcessCrew:
     def _sweep(self) -> None:
         """End what the dead have started and no parent leads to any more, by a look at all processes."""
         marks = list(self._unswept)
-        if marks and marking.kill(marks, min(self._unswept.values())):
+        if marks and (killed := marking.kill(marks, min(self._unswept.values()))) is not None:
             # Else the guardian does in the end, if nobody before.
+            self._expect_end(killed)
             guardian.release_marks(marks)
             for mark in marks:
                 self._unswept.pop(mark, None)
+
+    def _expect_end(self, killed: Iterable[int]) -> None:
+        self._ending = [pid for pid in (*self._ending, *killed) if resources.seems_alive(pid)]
 
     def _let_go(self, member: _Member) -> None:
         with contextlib.suppress(ValueError):  # the page is closed: this was interrupted, and is done again
@@ -567,11 +573,13 @@ class ProcessCrew:
         self._unswept.update((member.mark, member.since) for member in left)
         for member in left:
             self._see_peak(member)
-            termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
+            killed = termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
             self._reap(member)
             termination.kill_group(member.pid)
+            self._expect_end(killed)
             self._let_go(member)
         self._sweep()
+        termination.wait_for_killed(self._ending, _REAP_SECONDS)
         self._selector.close()
         self._waker.close()
         self._woken.close()
