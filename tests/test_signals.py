@@ -22,7 +22,7 @@ import pytest
 import tasks
 
 import parallelkit
-from parallelkit import futures, shielding
+from parallelkit import futures, shielding, termination
 from parallelkit.driver import Driver
 from parallelkit.engines import Style
 from parallelkit.errands import Courier
@@ -298,7 +298,7 @@ def test_a_call_that_is_struck_does_not_run(
 
 def test_a_block_that_is_struck_at_its_end_leaves_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     pids: list[int] = []
-    with pytest.raises(Struck), parallelkit.Pool(2) as pool:
+    with pytest.raises(Struck), parallelkit.Pool(2, start_method="fork") as pool:
         assert pool.map(tasks.square, range(3)) == [0, 1, 4]
         pids += [process.pid or 0 for process in pool._pool]
         _strike_once(monkeypatch, "parallelkit-service", "before")
@@ -410,25 +410,69 @@ def test_callbacks_come_where_there_is_no_room_for_a_thread(monkeypatch: pytest.
     assert sorted(called) == [0, 1, 4]
 
 
-def test_the_thread_for_callbacks_ends_with_a_block_that_is_interrupted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_block_that_is_interrupted_waits_for_no_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what was waited for, perhaps. The thread ends by itself when all have been called."""
     called: list[int] = []
-    with (
-        pytest.raises(KeyboardInterrupt),
-        parallelkit.ProcessPoolExecutor(1, start_method="fork") as executor,
-    ):
+    goes_on = threading.Event()
+
+    def call(number: int, _: object) -> None:
+        assert goes_on.wait(20)
+        called.append(number)
+
+    executor = parallelkit.ProcessPoolExecutor(1, start_method="fork")
+    with pytest.raises(KeyboardInterrupt), executor:
         future = executor.submit(tasks.square, 3)
         assert future.result() == 9
         future.add_done_callback(lambda _: called.append(1))
+        executor.submit(tasks.square, 4).add_done_callback(functools.partial(call, 2))
 
         def interrupt(*_: object, **__: object) -> None:
-            executor.submit(tasks.square, 4).add_done_callback(lambda _: called.append(2))
             raise KeyboardInterrupt
 
         monkeypatch.setattr(executor, "shutdown", interrupt)
+    thread = executor._callbacks._thread
+    goes_on.set()
+    assert thread is None or _ended(thread)
     assert called == [1, 2]
-    assert executor._callbacks._closed
+
+
+def _service_sleeps(pool: parallelkit.Pool) -> threading.Thread:
+    """Wait until its service thread sleeps until it is called."""
+    service = pool._driver._service
+    assert service is not None
+    while not pool._driver._service_sleeps:
+        time.sleep(0.001)
+    return service
+
+
+def test_a_signal_handler_has_its_call_done_while_its_thread_waits_for_others() -> None:
+    """Another thread drove until a moment ago, and told this one, which cannot hear it in the handler."""
+    with parallelkit.Pool(1) as pool:
+        result = pool.apply_async(tasks.square, (3,))
+        result.get(20)
+        _service_sleeps(pool)
+        waiting, driver = result._call, pool._driver
+        with driver._lock:
+            driver._waiting[waiting] = 1
+        called = threading.Event()
+        pool.apply_async(tasks.square, (4,), callback=lambda _: called.set())
+        assert called.wait(20)
+        with driver._lock:
+            driver._waiting.clear()
+
+
+def test_an_end_that_is_struck_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strike(*_: object) -> None:
+        raise Struck
+
+    pool = parallelkit.Pool(1)
+    pool.apply_async(tasks.square, (3,)).get(20)
+    service = _service_sleeps(pool)
+    with monkeypatch.context() as patched:
+        patched.setattr(termination, "wait_for_killed", strike)
+        with pytest.raises(Struck):
+            pool.terminate()
+    assert _ended(service)
 
 
 @pytest.mark.parametrize("when", ["before", "behind"])

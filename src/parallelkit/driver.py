@@ -523,7 +523,10 @@ class Driver:
             return
         if self._waiting:
             next(iter(self._waiting)).news.notify_all()
-        elif self._service_sleeps and self._has_work():
+            if threading.current_thread() is not threading.main_thread():
+                return
+            # That may be this very thread, in a signal handler: it wakes when the handler has ended.
+        if self._service_sleeps and self._has_work():
             self._service_news.notify_all()
 
     def _has_work(self) -> bool:
@@ -755,9 +758,11 @@ class Driver:
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._crew.close()
-            self._logs.end()
             self._wake_all()
+            try:
+                self._crew.close()
+            finally:
+                self._logs.end()
 
     def _wake_all(self) -> None:
         self._service_news.notify_all()

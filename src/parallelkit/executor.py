@@ -355,7 +355,7 @@ class ProcessPoolExecutor(standard.ProcessPoolExecutor):
                 try:
                     self._driver.terminate()
                 finally:
-                    self._callbacks.close()
+                    self._callbacks.stop()  # not `close`: it may be a callback that was waited for
             raise
 
     def __del__(self) -> None:

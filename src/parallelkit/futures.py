@@ -236,9 +236,10 @@ class Callbacks:
 
     def _call_here(self) -> None:
         """In this thread, then: late or early, but each is called."""
-        with unshielded(), contextlib.suppress(Empty):
+        with shielded(), contextlib.suppress(Empty):
             while (future := self._futures.get_nowait()) is not None:
-                future._call_back()
+                with unshielded():
+                    future._call_back()
             self._futures.put(None)  # that one is the thread's
 
     def _run(self) -> None:
@@ -253,8 +254,8 @@ class Callbacks:
                 _log.exception("exception calling callback for %r", future)
             del future
 
-    def close(self) -> None:
-        """Wait until all that came have been called."""
+    def stop(self) -> None:
+        """Nothing more will come: the thread ends when it has called what did. Does not wait for that."""
         with shielded(), self._lock:
             self._closed = True
             if not self._futures.empty():  # who was to start the thread was struck, perhaps
@@ -264,5 +265,10 @@ class Callbacks:
                 self._futures.put(None)
         if thread is None:
             self._call_here()
-        elif thread is not threading.current_thread():
+
+    def close(self) -> None:
+        """Wait until all that came have been called."""
+        self.stop()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
             thread.join()

@@ -331,6 +331,17 @@ def _group_of(pid: int) -> int | None:
         return None
 
 
+def group_members(pgid: int) -> list[int]:
+    """Who is alive in a process group, as `Pid`s. All processes are looked at only where there is somebody."""
+    try:
+        os.killpg(pgid, 0)
+    except (ProcessLookupError, PermissionError):
+        return []
+    return [
+        Pid(pid, entry[4]) for pid, entry in _table().items() if entry[1] == pgid and entry[3] not in "ZX"
+    ]
+
+
 def kill_group(pgid: int) -> None:
     """SIGKILL to a process group, if there is such a group; never to this process's own."""
     if pgid > 1 and pgid != os.getpgrp():

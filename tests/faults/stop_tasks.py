@@ -43,18 +43,18 @@ def be(folder: str, kinds: tuple[str, ...], x: int) -> int:
     return x
 
 
-def start_what_dies_slowly(folder: str, orphaned: bool) -> None:
-    """Start a process with much memory, with or without a parent in between, and wait."""
+def start_what_dies_slowly(folder: str, who: str) -> None:
+    """Start a process with much memory, and wait."""
     program = (
         "import os, sys, time\n"
-        "if sys.argv[2] == 'True' and os.fork(): sys.exit()\n"
-        "memory = bytearray(os.urandom(1 << 20)) * 600\n"
+        "if 'orphan' in sys.argv[2] and os.fork(): os._exit(0)\n"
+        "memory = bytearray(os.urandom(1 << 20)) * 300\n"
         "open(sys.argv[1] + '.new', 'w').write(str(os.getpid()))\n"
         "os.rename(sys.argv[1] + '.new', sys.argv[1])\n"
         "time.sleep(3600)"
     )
-    path = str(Path(folder, "slow"))
-    subprocess.run([sys.executable, "-c", program, path, str(orphaned)], start_new_session=True, check=True)
+    command = [sys.executable, "-c", program, str(Path(folder, "slow")), who]
+    subprocess.run(command, start_new_session="session" in who, check=True)
     tasks.wait_for_ever()
 
 

@@ -503,8 +503,8 @@ class ProcessCrew:
         place = member.page.place()
         termination.kill_group(member.pid)  # before its id can be given to another process
         code = self._reap(member)
-        for pid in member.descendants:
-            self._expect_end(termination.signal_tree(pid, signal.SIGKILL))
+        killed = [each for pid in member.descendants for each in termination.signal_tree(pid, signal.SIGKILL)]
+        self._expect_end(killed, member.pid)
         self._let_go(member)
         if member.init_error is not None:
             self._events.append(StartFailed(member.number, member.init_error))
@@ -541,8 +541,12 @@ class ProcessCrew:
             for mark in marks:
                 self._unswept.pop(mark, None)
 
-    def _expect_end(self, killed: Iterable[int]) -> None:
-        self._ending = [pid for pid in (*self._ending, *killed) if resources.seems_alive(pid)]
+    def _expect_end(self, killed: Iterable[int], *groups: int) -> None:
+        """Remember who was killed and is not gone yet: single processes, and what is left of groups."""
+        left = [*self._ending, *killed]
+        with contextlib.suppress(OSError):  # no descriptor is left to look with
+            left += [pid for group in groups for pid in termination.group_members(group)]
+        self._ending = [pid for pid in dict.fromkeys(left) if resources.seems_alive(pid)]
 
     def _let_go(self, member: _Member) -> None:
         with contextlib.suppress(ValueError):  # the page is closed: this was interrupted, and is done again
@@ -571,18 +575,21 @@ class ProcessCrew:
             return  # a forked child inherits the object, not the workers
         left = list(self._members.values())
         self._unswept.update((member.mark, member.since) for member in left)
+        killed: list[int] = []
         for member in left:
             self._see_peak(member)
-            killed = termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
+            killed += termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
             self._reap(member)
             termination.kill_group(member.pid)
-            self._expect_end(killed)
             self._let_go(member)
+        self._expect_end(killed, *(member.pid for member in left))
         self._sweep()
-        termination.wait_for_killed(self._ending, _REAP_SECONDS)
-        self._selector.close()
-        self._waker.close()
-        self._woken.close()
+        try:
+            termination.wait_for_killed(self._ending, _REAP_SECONDS)
+        finally:
+            self._selector.close()
+            self._waker.close()
+            self._woken.close()
         self._setup, self._pickled = Setup(), None  # what the initializer was given can go
 
 
