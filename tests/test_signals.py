@@ -77,7 +77,9 @@ def test_an_interrupted_get_loses_no_result(start_method: str) -> None:
     with parallelkit.Pool(2, start_method=start_method) as pool:
         # As in `Pool.map`: without a service thread, so that this one drives, and is interrupted.
         options: CallOptions = {"progress": Interrupting()}
-        result = pool._map(tasks.square, Style.CALL, range(200), None, None, None, None, options)
+        result = pool._submit(
+            *pool._many(tasks.square, Style.CALL, range(200), None, None, None, None, options)
+        )
         with pytest.raises(KeyboardInterrupt):
             result.get(20)
         assert result.get(20) == [x * x for x in range(200)]

@@ -10,7 +10,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from operator import length_hint
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from typing_extensions import TypeVarTuple, Unpack
 
@@ -31,6 +31,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
+
+#: A call whose arguments were found good: what `Pool._submit` takes.
+_Checked: TypeAlias = tuple[AsyncResult[R], Callable[..., Any], Style, Sequence[Any], JobSpec]
 
 _STATES = {"RUN": "open", "CLOSE": "closed", "TERMINATE": "terminated"}
 
@@ -136,7 +139,7 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> R:
         """Call `func(*args, **kwds)` in a worker and return what it returns."""
-        return self._apply(func, args, kwds, None, None, options).get()
+        return self._submit(*self._single(func, args, kwds, None, None, options)).get()
 
     @overload
     def apply_async(
@@ -173,8 +176,7 @@ class Pool:
         `callback` is called with the result, `error_callback` with the exception. What they raise
         becomes the error of the call.
         """
-        self._driver.serve()  # first: an exception there comes before the work has begun
-        return self._apply(func, args, kwds, callback, error_callback, options)
+        return self._submit_served(*self._single(func, args, kwds, callback, error_callback, options))
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> standard.Future[R]:
         """Begin `fn(*args, **kwargs)`, as an executor does; return at once, with a `Future`.
@@ -191,7 +193,7 @@ class Pool:
         self.apply_async(fn, args, kwargs, future.set_result, future.set_exception)
         return future
 
-    def _apply(
+    def _single(
         self,
         func: Callable[..., R],
         args: Iterable[Any],
@@ -199,7 +201,7 @@ class Pool:
         callback: Callable[[R], object] | None,
         error_callback: ErrorCallback | None,
         options: CallOptions,
-    ) -> AsyncResult[R]:
+    ) -> _Checked[R]:
         checks.function(func)
         settings = self._settings("raise", None, options)
         result: AsyncResult[R] = AsyncResult(
@@ -208,7 +210,7 @@ class Pool:
         spec = self._usual_single
         if settings is not self._usual:
             spec = settings.job(1, at_hand=True, single=True)
-        return self._submit(result, func, Style.APPLY, [(tuple(args), dict(kwds))], spec)
+        return result, func, Style.APPLY, [(tuple(args), dict(kwds))], spec
 
     # Many calls, results all together
 
@@ -237,7 +239,9 @@ class Pool:
 
         All items are run; then the first failure is raised (`errors="raise"`, the default here).
         """
-        return self._map(func, Style.CALL, iterable, chunksize, None, None, errors, options).get()
+        return self._submit(
+            *self._many(func, Style.CALL, iterable, chunksize, None, None, errors, options)
+        ).get()
 
     @overload
     def starmap(
@@ -261,7 +265,9 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> list[Any]:
         """Like `map`, calling `func(*item)`."""
-        return self._map(func, Style.STAR, iterable, chunksize, None, None, errors, options).get()
+        return self._submit(
+            *self._many(func, Style.STAR, iterable, chunksize, None, None, errors, options)
+        ).get()
 
     @overload
     def map_async(
@@ -291,8 +297,8 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> AsyncResult[list[Any]]:
         """Like `map`, but return at once, with an `AsyncResult`."""
-        self._driver.serve()
-        return self._map(func, Style.CALL, iterable, chunksize, callback, error_callback, errors, options)
+        call = self._many(func, Style.CALL, iterable, chunksize, callback, error_callback, errors, options)
+        return self._submit_served(*call)
 
     @overload
     def starmap_async(
@@ -322,10 +328,10 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> AsyncResult[list[Any]]:
         """Like `starmap`, but return at once, with an `AsyncResult`."""
-        self._driver.serve()
-        return self._map(func, Style.STAR, iterable, chunksize, callback, error_callback, errors, options)
+        call = self._many(func, Style.STAR, iterable, chunksize, callback, error_callback, errors, options)
+        return self._submit_served(*call)
 
-    def _map(
+    def _many(
         self,
         func: Callable[..., Any],
         style: Style,
@@ -335,7 +341,7 @@ class Pool:
         error_callback: ErrorCallback | None,
         errors: Errors | None,
         options: CallOptions,
-    ) -> AsyncResult[list[Any]]:
+    ) -> _Checked[list[Any]]:
         checks.function(func)
         checks.iterable(iterable)
         settings = self._settings(errors, chunksize, options)
@@ -346,6 +352,14 @@ class Pool:
         )
         # As multiprocessing has it, a failure keeps no other item from being run.
         spec = replace(settings.job(len(items), at_hand=True), stop_on_failure=False)
+        return result, func, style, items, spec
+
+    def _submit_served(
+        self, result: AsyncResult[R], func: Any, style: Style, items: Sequence[Any], spec: JobSpec
+    ) -> AsyncResult[R]:
+        """Submit what nobody may wait for."""
+        self._check_open()
+        self._driver.serve()  # first: what strikes there comes before the work has begun
         return self._submit(result, func, style, items, spec)
 
     def _submit(

@@ -332,7 +332,7 @@ def _group_of(pid: int) -> int | None:
 
 
 def group_members(pgid: int) -> list[int]:
-    """Who is alive in a process group, as `Pid`s. All processes are looked at only where there is somebody."""
+    """Who is alive in a process group, as `Pid`s. Looks at all processes only where there is any."""
     try:
         os.killpg(pgid, 0)
     except (ProcessLookupError, PermissionError):
