@@ -426,7 +426,7 @@ def test_a_block_that_is_interrupted_waits_for_no_callback(monkeypatch: pytest.M
         future = executor.submit(tasks.square, 3)
         assert future.result() == 9
         future.add_done_callback(lambda _: called.append(1))
-        executor.submit(tasks.square, 4).add_done_callback(functools.partial(call, 2))
+        executor.submit(tasks.wait_for_ever).add_done_callback(functools.partial(call, 2))
 
         def interrupt(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
