@@ -615,6 +615,32 @@ def test_pending_work_is_ended_where_a_ctrl_c_ends_the_program() -> None:
     assert not any(psutil.pid_exists(int(pid)) for pid in done.stdout.split())
 
 
+@pytest.mark.parametrize("end", ["executor.shutdown(wait=False)", "executor.__exit__(None, None, None)"])
+def test_a_callback_under_way_is_waited_for_at_the_end(end: str) -> None:
+    """Also where the workers have ended, and the block was left by a Ctrl-C."""
+    done = run(f"""
+        def late(future):
+            future.exception()  # asked for, whatever became of it
+            while not (executor._driver.closed and sys.modules["parallelkit.executor"]._ended):
+                time.sleep(0.001)
+            time.sleep(0.2)
+            print("called")
+
+        def interrupt(wait):
+            raise KeyboardInterrupt
+
+        executor = ProcessPoolExecutor(1, start_method="fork")
+        executor.submit(abs, 1).add_done_callback(late)
+        if "__exit__" in {end!r}:
+            executor.shutdown = interrupt
+        try:
+            {end}
+        except KeyboardInterrupt:
+            pass
+    """)
+    assert (done.stdout, done.stderr, done.returncode) == ("called\n", "", 0)
+
+
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, asyncio.CancelledError])
 def test_what_was_handed_in_is_finished_where_the_block_is_left(kind: type[BaseException]) -> None:
     futures: list[standard.Future[int]] = []

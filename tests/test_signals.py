@@ -447,8 +447,9 @@ def _service_sleeps(pool: parallelkit.Pool) -> threading.Thread:
     return service
 
 
-def test_a_signal_handler_has_its_call_done_while_its_thread_waits_for_others() -> None:
-    """Another thread drove until a moment ago, and told this one, which cannot hear it in the handler."""
+@pytest.mark.parametrize("leaves", ["before", "behind"])
+def test_a_signal_handler_has_its_call_done_while_its_thread_waits_for_others(leaves: str) -> None:
+    """Another thread drives, and leaves before the call or behind it: who waits cannot hear."""
     with parallelkit.Pool(1) as pool:
         result = pool.apply_async(tasks.square, (3,))
         result.get(20)
@@ -456,11 +457,24 @@ def test_a_signal_handler_has_its_call_done_while_its_thread_waits_for_others() 
         waiting, driver = result._call, pool._driver
         with driver._lock:
             driver._waiting[waiting] = 1
+            driver._main_waits.append(waiting)
+            driver._driving = None if leaves == "before" else -1
         called = threading.Event()
         pool.apply_async(tasks.square, (4,), callback=lambda _: called.set())
+
+        def leave() -> None:
+            with driver._lock:
+                driver._driving = None
+                driver._pass_on()
+
+        if leaves == "behind":
+            thread = threading.Thread(target=leave)
+            thread.start()
+            thread.join(20)
         assert called.wait(20)
         with driver._lock:
             driver._waiting.clear()
+            driver._main_waits.clear()
 
 
 def test_an_end_that_is_struck_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ from .scheduler import (
     StopWorker,
     Tick,
 )
-from .shielding import Shield, start_shielded, unshielded
+from .shielding import Shield, shielded, start_shielded, unshielded
 from .stats import PoolStats
 
 #: How long the service thread leaves it to a caller to come and drive, in seconds.
@@ -145,6 +145,7 @@ class Driver:
         self._driving: int | None = None  # the thread that does
         self._sleeps_until: float | None = None
         self._waiting: dict[Call, int] = {}  # how many threads wait for a call without driving
+        self._main_waits: list[Call] = []  # for which the main thread does; several, by signal handlers
         self._service: threading.Thread | None = None
         self._feeders: list[threading.Thread] = []
         self._service_news = threading.Condition(cast(threading.Lock, self._lock))
@@ -371,13 +372,17 @@ class Driver:
         if self._may_drive() and not self._closed:
             self._turn(deadline)
             return True
+        in_main = threading.get_ident() == threading.main_thread().ident
         self._waiting[call] = self._waiting.get(call, 0) + 1
+        self._main_waits += [call] * in_main
         call.waiting += 1
         try:
             self._lock.sleep(call.news, _left(deadline))
         finally:
             self._lock.regain()
             call.waiting -= 1
+            if in_main:
+                self._main_waits.remove(call)
             self._waiting[call] -= 1
             if not self._waiting[call]:  # `call.waiting` counts a feeder, too, who does not drive
                 del self._waiting[call]
@@ -521,11 +526,13 @@ class Driver:
         """Nobody drives any more: let one who waits do it, or the service thread."""
         if self._driving is not None:
             return
-        if self._waiting:
-            next(iter(self._waiting)).news.notify_all()
-            if threading.current_thread() is not threading.main_thread():
+        for call in self._waiting:
+            if call not in self._main_waits:
+                call.news.notify_all()
                 return
-            # That may be this very thread, in a signal handler: it wakes when the handler has ended.
+        # The main thread may be in a signal handler, and not wake before that has ended, which waits perhaps.
+        for call in self._main_waits:
+            call.news.notify_all()
         if self._service_sleeps and self._has_work():
             self._service_news.notify_all()
 
@@ -786,9 +793,11 @@ class Driver:
             self._outgoing.append(call)
         self._calls.clear()
         try:
-            with contextlib.suppress(Exception):
-                self._crew.close()
-            self._logs.end()
+            try:
+                with contextlib.suppress(Exception):
+                    self._crew.close()
+            finally:
+                self._logs.end()
         finally:
             if self._outgoing:
                 # Not by this thread, which is on its way out and has the lock.
@@ -812,7 +821,8 @@ class Driver:
         if os.getpid() == self._owner and not self._closed:
             self._closed = True
             self._crew.wake()
-            self._crew.close()
+            with shielded():
+                self._crew.close()
             self._logs.end()
             # Whoever has the lock now sees by himself that it is over; those who sleep have to be told.
             if not self._lock.mine and self._lock.acquire(blocking=False):

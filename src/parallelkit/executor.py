@@ -459,7 +459,11 @@ def _finish_all() -> None:
     _ended = True
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
     for driver, callbacks in list(_drivers.items()):
-        if driver.closed:
+        if driver.inherited:
+            continue
+        if driver.closed:  # and its callbacks may be under way
+            if not interrupted:
+                callbacks.close()
             continue
         driver.refuse_calls()
         if interrupted:  # the workers have seen nothing of that Ctrl-C, and it is meant for them

@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from . import resources
@@ -331,15 +331,27 @@ def _group_of(pid: int) -> int | None:
         return None
 
 
-def group_members(pgid: int) -> list[int]:
-    """Who is alive in a process group, as `Pid`s. Looks at all processes only where there is any."""
-    try:
-        os.killpg(pgid, 0)
-    except (ProcessLookupError, PermissionError):
+def group_members(groups: Iterable[int]) -> list[int]:
+    """Who is alive in these process groups and may be signalled, as `Pid`s.
+
+    All processes are looked at only where a group has members, which may be zombies.
+    """
+    left = [pgid for pgid in groups if _may_signal(os.killpg, pgid)]
+    if not left:
         return []
     return [
-        Pid(pid, entry[4]) for pid, entry in _table().items() if entry[1] == pgid and entry[3] not in "ZX"
+        Pid(pid, entry[4])
+        for pid, entry in _table().items()
+        if entry[1] in left and entry[3] not in "ZX" and _may_signal(os.kill, pid)
     ]
+
+
+def _may_signal(kill: Callable[[int, int], None], number: int) -> bool:
+    try:
+        kill(number, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def kill_group(pgid: int) -> None:

@@ -451,6 +451,7 @@ class ProcessCrew:
                 if self._bury(member):
                     guardian.release_marks([member.mark])
                     self._unswept.pop(member.mark, None)
+            self._expect_end([], [member.pid for member in dead])
             self._sweep()
         events, self._events = self._events, []
         return events
@@ -503,8 +504,8 @@ class ProcessCrew:
         place = member.page.place()
         termination.kill_group(member.pid)  # before its id can be given to another process
         code = self._reap(member)
-        killed = [each for pid in member.descendants for each in termination.signal_tree(pid, signal.SIGKILL)]
-        self._expect_end(killed, member.pid)
+        for pid in member.descendants:
+            self._ending += termination.signal_tree(pid, signal.SIGKILL)
         self._let_go(member)
         if member.init_error is not None:
             self._events.append(StartFailed(member.number, member.init_error))
@@ -541,11 +542,11 @@ class ProcessCrew:
             for mark in marks:
                 self._unswept.pop(mark, None)
 
-    def _expect_end(self, killed: Iterable[int], *groups: int) -> None:
+    def _expect_end(self, killed: Iterable[int], groups: Iterable[int] = ()) -> None:
         """Remember who was killed and is not gone yet: single processes, and what is left of groups."""
         left = [*self._ending, *killed]
         with contextlib.suppress(OSError):  # no descriptor is left to look with
-            left += [pid for group in groups for pid in termination.group_members(group)]
+            left += termination.group_members(groups)
         self._ending = [pid for pid in dict.fromkeys(left) if resources.seems_alive(pid)]
 
     def _let_go(self, member: _Member) -> None:
@@ -575,14 +576,13 @@ class ProcessCrew:
             return  # a forked child inherits the object, not the workers
         left = list(self._members.values())
         self._unswept.update((member.mark, member.since) for member in left)
-        killed: list[int] = []
         for member in left:
             self._see_peak(member)
-            killed += termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
+            self._ending += termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
             self._reap(member)
             termination.kill_group(member.pid)
             self._let_go(member)
-        self._expect_end(killed, *(member.pid for member in left))
+        self._expect_end([], [member.pid for member in left])
         self._sweep()
         try:
             termination.wait_for_killed(self._ending, _REAP_SECONDS)
