@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tasks
@@ -157,6 +157,31 @@ def test_what_tears_a_pool_ends_its_calls(start_method: str) -> None:
         pool.apply(abs, (1,))
     pool.terminate()
     executor.shutdown()
+
+
+@pytest.mark.parametrize("end", ["torn", "abandoned"])
+def test_who_drives_is_woken_though_there_is_no_worker_to_be_waited_for(end: str) -> None:
+    """What wakes it, and the close of what it sleeps on, are one moment then."""
+    for _ in range(5):
+        pool = parallelkit.Pool(1, start_method="fork")
+        result = pool.apply_async(tasks.sleep, (3600,))
+        driver, crew = pool._driver, cast(ProcessCrew, pool._driver._crew)
+        service = driver._service
+        assert service is not None
+        _until(lambda driver=driver, service=service: driver._driving == service.ident)
+        members, crew._members = crew._members, {}
+        if end == "torn":
+            with pytest.raises(ZeroDivisionError), driver._lock:
+                raise ZeroDivisionError
+        else:
+            driver.abandon()
+        service.join(20)
+        assert not service.is_alive()
+        crew._members = members
+        crew.close()
+        with pytest.raises(parallelkit.ClosedError):
+            result.get(20)
+        pool.terminate()
 
 
 @pytest.mark.parametrize("held", [False, True])

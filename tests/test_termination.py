@@ -463,6 +463,9 @@ def test_who_wears_a_mark_is_not_taken_for_ended_where_no_signal_could_be_sent(
     mark = marking.new()
     with subprocess.Popen(["sleep", "3600"], env={**os.environ, marking.VARIABLE: mark}) as process:
         try:
+            # It is a program before its environment can be read.
+            while mark.encode() not in Path(f"/proc/{process.pid}/environ").read_bytes():
+                time.sleep(0.001)
             request.getfixturevalue("no_children")
             assert marking.kill([mark], 0.0) is None
             monkeypatch.undo()

@@ -413,6 +413,8 @@ class Driver:
             self._driving = outer
             if self._enders:
                 self._ended.notify_all()
+            if self._closed and outer is None:
+                self._crew.release()
         self._hand_out()
 
     def _wait(self, timeout: float | None) -> Any:
@@ -767,9 +769,19 @@ class Driver:
             self._closed = True
             self._wake_all()
             try:
-                self._crew.close()
+                self._close_crew()
             finally:
                 self._logs.end()
+
+    def _close_crew(self) -> None:
+        # Whoever sleeps in `wait` is woken, and closes himself what he sleeps on: where that is closed before
+        # he has seen why he was woken, the kernel lets him sleep on, for ever.
+        self._crew.wake()
+        try:
+            self._crew.close()
+        finally:
+            if self._may_drive():
+                self._crew.release()
 
     def _wake_all(self) -> None:
         self._service_news.notify_all()
@@ -782,8 +794,6 @@ class Driver:
         if self._closed:
             return
         self._torn = error
-        with contextlib.suppress(Exception):
-            self._crew.wake()
         self._closed = True
         self._wake_all()
         for call in self._calls.values():
@@ -795,7 +805,7 @@ class Driver:
         try:
             try:
                 with contextlib.suppress(Exception):
-                    self._crew.close()
+                    self._close_crew()
             finally:
                 self._logs.end()
         finally:
@@ -820,9 +830,8 @@ class Driver:
         """Kill what there is, without asking: the interpreter is about to end, or the owner forgot us."""
         if os.getpid() == self._owner and not self._closed:
             self._closed = True
-            self._crew.wake()
             with shielded():
-                self._crew.close()
+                self._close_crew()
             self._logs.end()
             # Whoever has the lock now sees by himself that it is over; those who sleep have to be told.
             if not self._lock.mine and self._lock.acquire(blocking=False):

@@ -169,7 +169,14 @@ class Crew(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of everything; all workers have ended by now, or are ended at once."""
+        """Let go of everything; all workers have ended by now, or are ended at once.
+
+        But for what `wait` sleeps on, in another thread perhaps.
+        """
+        ...
+
+    def release(self) -> None:
+        """Close what `wait` sleeps on. Called after `close`, when no other thread is in `wait`."""
         ...
 
 

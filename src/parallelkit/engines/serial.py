@@ -229,6 +229,9 @@ class _SerialCrew:
     def wake(self) -> None:
         self._awake.set()
 
+    def release(self) -> None:
+        pass
+
     def close(self) -> None:
         with self._lock:
             self._chunks.clear()

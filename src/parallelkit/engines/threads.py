@@ -253,6 +253,9 @@ class _ThreadCrew:
     def wake(self) -> None:
         self._posted.put(None)
 
+    def release(self) -> None:
+        pass
+
     def close(self) -> None:
         for member in self._members.values():
             member.abandoned = True

@@ -142,6 +142,7 @@ class ProcessCrew:
         woken = getattr(self, "_woken", None)
         if woken is not None and woken.fileno() >= 0:
             self.close()
+            self.release()
 
     def _dumps(self) -> serialization.Dumps:
         """What pickles for the workers that are started now."""
@@ -584,13 +585,14 @@ class ProcessCrew:
             self._let_go(member)
         self._expect_end([], [member.pid for member in left])
         self._sweep()
-        try:
-            termination.wait_for_killed(self._ending, _REAP_SECONDS)
-        finally:
+        self._setup, self._pickled = Setup(), None  # what the initializer was given can go
+        termination.wait_for_killed(self._ending, _REAP_SECONDS)
+
+    def release(self) -> None:
+        if os.getpid() == self._owner:
             self._selector.close()
             self._waker.close()
             self._woken.close()
-        self._setup, self._pickled = Setup(), None  # what the initializer was given can go
 
 
 def _stillborn(pid: int, code: int) -> WorkerDiedError:
