@@ -641,6 +641,23 @@ def test_a_callback_under_way_is_waited_for_at_the_end(end: str) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("called\n", "", 0)
 
 
+def test_a_callback_that_was_given_up_does_not_keep_the_program() -> None:
+    done = run("""
+        def interrupt(wait):
+            executor._driver.shut_down()
+            raise KeyboardInterrupt  # while the callback is waited for
+
+        executor = ProcessPoolExecutor(1, start_method="fork")
+        executor.submit(time.sleep, 0.2).add_done_callback(lambda _: threading.Event().wait())
+        executor.shutdown = interrupt
+        try:
+            executor.__exit__(None, None, None)
+        except KeyboardInterrupt:
+            print("given up")
+    """)
+    assert (done.stdout, done.stderr, done.returncode) == ("given up\n", "", 0)
+
+
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, asyncio.CancelledError])
 def test_what_was_handed_in_is_finished_where_the_block_is_left(kind: type[BaseException]) -> None:
     futures: list[standard.Future[int]] = []

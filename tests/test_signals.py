@@ -25,6 +25,7 @@ import parallelkit
 from parallelkit import futures, shielding, termination
 from parallelkit.driver import Driver
 from parallelkit.engines import Style
+from parallelkit.engines.processes import starting
 from parallelkit.errands import Courier
 from parallelkit.gathering import Gathering
 from parallelkit.iteration import Stream
@@ -475,6 +476,63 @@ def test_a_signal_handler_has_its_call_done_while_its_thread_waits_for_others(le
         with driver._lock:
             driver._waiting.clear()
             driver._main_waits.clear()
+
+
+def test_what_comes_while_a_signal_handler_waits_is_not_waited_for_behind_it(tmp_path: Path) -> None:
+    """The handler drives within the turn that it has interrupted, and takes in what that one sleeps for."""
+    main = threading.get_ident()
+    with parallelkit.Pool(2, start_method="fork") as pool:
+        driver = pool._driver
+        slow, quick = (
+            pool._submit(*pool._single(_wait_for, (str(tmp_path / name),), {}, None, None, {}))
+            for name in ("never", "now")
+        )
+
+        def handle(*_: object) -> None:
+            (tmp_path / "now").touch()
+            while not quick.ready():
+                slow.wait(0.05)
+            slow.wait(0.05)  # which empties what had woken the turn below
+
+        def ring() -> None:
+            while driver._driving != main:
+                time.sleep(0.001)
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        usual = signal.signal(signal.SIGUSR1, handle)
+        ringer = threading.Thread(target=ring)
+        try:
+            ringer.start()
+            quick.get()
+        finally:
+            ringer.join()
+            signal.signal(signal.SIGUSR1, usual)
+        pool.terminate()
+
+
+def _wait_for(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.005)
+
+
+def test_a_worker_that_is_started_while_its_pool_is_abandoned_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`abandon` does not wait for who is starting it, and does not see it."""
+    launch = starting.launch
+    pids: list[int] = []
+    executor = parallelkit.ProcessPoolExecutor(1, start_method="fork")
+
+    def launch_late(*arguments: Any) -> Any:
+        process = launch(*arguments)
+        pids.append(process.pid or 0)
+        executor._driver.abandon()
+        return process
+
+    monkeypatch.setattr(starting, "launch", launch_late)
+    with pytest.raises(parallelkit.ClosedError):
+        executor.submit(tasks.square, 3)
+    assert len(pids) == 1
+    assert not psutil.pid_exists(pids[0])
+    executor.shutdown()
 
 
 def test_an_end_that_is_struck_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

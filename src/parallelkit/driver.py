@@ -280,8 +280,9 @@ class Driver:
     def make_room(self) -> None:
         """Start a worker for a task to come, if none is up and free."""
         with self._lock:
-            self._scheduler.make_room(time.monotonic())
-            self._carry_out()
+            if not self._closed:
+                self._scheduler.make_room(time.monotonic())
+                self._carry_out()
 
     def hear_logs(self) -> None:
         """Have what workers log handled also while nobody drives."""
@@ -293,8 +294,9 @@ class Driver:
     def prestart(self) -> None:
         """Start all workers now."""
         with self._lock:
-            self._scheduler.prestart(self.max_workers, time.monotonic())
-            self._carry_out()
+            if not self._closed:
+                self._scheduler.prestart(self.max_workers, time.monotonic())
+                self._carry_out()
 
     def wait(self, call: Call, timeout: float | None = None, ready: Callable[[], bool] | None = None) -> bool:
         """Wait until `call` is done, or `ready`; False where `timeout` seconds pass before."""
@@ -309,6 +311,7 @@ class Driver:
                         return False
             finally:
                 self._lock.regain()
+                self._wake_outer()
                 self._pass_on()
         return True
 
@@ -392,6 +395,12 @@ class Driver:
         # A signal handler may come here in the midst of its thread's own turn, which is at rest then.
         return self._driving is None or self._driving == threading.get_ident()
 
+    def _wake_outer(self) -> None:
+        # A turn of this thread in which a signal handler came sleeps on by what was known before: what it
+        # sleeps for may have been taken in meanwhile, and when it is to wake may be another time.
+        if self._driving == threading.get_ident():
+            self._crew.wake()
+
     def _turn(self, deadline: float | None) -> None:
         """Sleep until something happens, and see to it."""
         if self._outgoing:  # who was to hand them out was struck meanwhile
@@ -409,12 +418,14 @@ class Driver:
             if not self._closed:
                 self._take_in(self._crew.collect(happened))
         finally:
-            self._lock.regain()
-            self._driving = outer
-            if self._enders:
-                self._ended.notify_all()
-            if self._closed and outer is None:
-                self._crew.release()
+            try:
+                self._lock.regain()
+            finally:
+                self._driving = outer
+                if self._enders:
+                    self._ended.notify_all()
+                if self._closed and outer is None:
+                    self._crew.release()
         self._hand_out()
 
     def _wait(self, timeout: float | None) -> Any:
@@ -749,19 +760,22 @@ class Driver:
             self.abandon()
 
     def _drive_until(self, reached: Callable[[], bool], deadline: float | None) -> bool:
-        while not reached() and not self._closed:
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            if self._may_drive():
-                self._turn(deadline)
-            else:
-                # Another thread drives: look again when it has done something.
-                self._enders += 1
-                try:
-                    self._lock.sleep(self._ended, _left(deadline))
-                finally:
-                    self._lock.regain()
-                    self._enders -= 1
+        try:
+            while not reached() and not self._closed:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return False
+                if self._may_drive():
+                    self._turn(deadline)
+                else:
+                    # Another thread drives: look again when it has done something.
+                    self._enders += 1
+                    try:
+                        self._lock.sleep(self._ended, _left(deadline))
+                    finally:
+                        self._lock.regain()
+                        self._enders -= 1
+        finally:
+            self._wake_outer()
         return True
 
     def _close(self) -> None:
@@ -776,12 +790,14 @@ class Driver:
     def _close_crew(self) -> None:
         # Whoever sleeps in `wait` is woken, and closes himself what he sleeps on: where that is closed before
         # he has seen why he was woken, the kernel lets him sleep on, for ever.
-        self._crew.wake()
         try:
-            self._crew.close()
+            self._crew.wake()
         finally:
-            if self._may_drive():
-                self._crew.release()
+            try:
+                self._crew.close()
+            finally:
+                if self._may_drive():
+                    self._crew.release()
 
     def _wake_all(self) -> None:
         self._service_news.notify_all()
@@ -829,10 +845,12 @@ class Driver:
     def abandon(self) -> None:
         """Kill what there is, without asking: the interpreter is about to end, or the owner forgot us."""
         if os.getpid() == self._owner and not self._closed:
-            self._closed = True
             with shielded():
-                self._close_crew()
-            self._logs.end()
+                self._closed = True
+                try:
+                    self._close_crew()
+                finally:
+                    self._logs.end()
             # Whoever has the lock now sees by himself that it is over; those who sleep have to be told.
             if not self._lock.mine and self._lock.acquire(blocking=False):
                 self._wake_all()

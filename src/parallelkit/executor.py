@@ -352,10 +352,13 @@ class ProcessPoolExecutor(standard.ProcessPoolExecutor):
         except BaseException:
             # A Ctrl-C while the work was being finished: the workers have seen nothing of it.
             if not self._driver.inherited:
+                only_callbacks = self._driver.closed
                 try:
                     self._driver.terminate()
                 finally:
                     self._callbacks.stop()  # not `close`: it may be a callback that was waited for
+                    if only_callbacks:  # then it is: nor is the program's end to wait for it
+                        _drivers.pop(self._driver, None)
             raise
 
     def __del__(self) -> None:

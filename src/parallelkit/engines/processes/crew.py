@@ -32,7 +32,7 @@ from ... import (
     threadlimits,
     tracebacks,
 )
-from ...errors import SerializationError, WorkerDiedError
+from ...errors import ClosedError, SerializationError, WorkerDiedError
 from ...scheduler import (
     Chunk,
     Death,
@@ -117,6 +117,7 @@ class ProcessCrew:
             self._pickled = starting.pickled_settings(self._dumps(), setup.initializer, setup.initargs)
         starting.prepare(self._context, import_main=import_main)
         self._hears = False
+        self._closed = False
         self._owner = os.getpid()
         self._members: dict[int, _Member] = {}
         self._works: dict[int, Work] = {}
@@ -140,7 +141,7 @@ class ProcessCrew:
     def __del__(self) -> None:
         # A Ctrl-C may strike before anybody has this crew, who would close it.
         woken = getattr(self, "_woken", None)
-        if woken is not None and woken.fileno() >= 0:
+        if woken is not None and (woken.fileno() >= 0 or self._members):
             self.close()
             self.release()
 
@@ -174,6 +175,8 @@ class ProcessCrew:
     # Beginning and end of workers
 
     def start(self, worker: int) -> None:
+        if self._closed:
+            return
         with starting.lock:
             try:
                 self._sweep()
@@ -249,6 +252,9 @@ class ProcessCrew:
             mine.setblocking(False)
             self._watch(member)
             self._members[worker] = member
+            if self._closed:  # meanwhile, by another thread: it has not seen this one, perhaps
+                self._members.pop(worker, None)
+                raise ClosedError("the pool was ended while a worker was being started")
             undo.pop_all()
         theirs.close()
         page.close_file()
@@ -267,9 +273,15 @@ class ProcessCrew:
         termination.signal_tree(member.pid, signal.SIGKILL)
         member.process.join(_REAP_SECONDS)
         guardian.release(member.pid)
-        if member.owns_notice:
-            os.close(member.exit_notice)
+        self._close_notice(member)
         self._unswept[member.mark] = member.since
+
+    @staticmethod
+    def _close_notice(member: _Member) -> None:
+        """Once, also where two threads come here: the number may be another file's by then."""
+        owns, member.owns_notice = member.owns_notice, False
+        if owns:
+            os.close(member.exit_notice)
 
     def _watch(self, member: _Member) -> None:
         guardian.watch(member.pid, member.mark)
@@ -558,15 +570,14 @@ class ProcessCrew:
         for descriptor in (member.exit_notice, member.socket):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(descriptor)
-        if member.owns_notice:
-            os.close(member.exit_notice)
+        self._close_notice(member)
         member.socket.close()
         member.page.close()
         # The process itself is not closed: who has it from `_pool` or `_processes` may join it.
         popen: Any = getattr(member.process, "_popen", None)
         if popen is not None and popen.returncode is not None:
             popen.close()
-        del self._members[member.number]
+        self._members.pop(member.number, None)
 
     def wake(self) -> None:
         with contextlib.suppress(OSError):
@@ -575,6 +586,7 @@ class ProcessCrew:
     def close(self) -> None:
         if os.getpid() != self._owner:
             return  # a forked child inherits the object, not the workers
+        self._closed = True  # before the workers are looked at: see `_start`
         left = list(self._members.values())
         self._unswept.update((member.mark, member.since) for member in left)
         for member in left:
