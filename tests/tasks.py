@@ -76,6 +76,11 @@ def happen(what: str) -> None:
         raise Unpicklable(threading.Lock())
 
 
+def wait_for_file(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.005)
+
+
 def wait_for_ever() -> None:
     while True:
         try:

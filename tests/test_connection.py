@@ -223,17 +223,17 @@ def _raw(connection: Connection[Any, Any]) -> socket.socket:
 
 def _on_the_wire(obj: object) -> bytes:
     mine, theirs = Pipe()
-    parts = []
-    with mine, theirs, _raw(theirs) as raw:
-        sender = threading.Thread(target=mine.send, args=(obj,))
+
+    def send() -> None:
+        with mine:
+            mine.send(obj)
+
+    with theirs, _raw(theirs) as raw:
+        sender = threading.Thread(target=send)
         sender.start()
-        raw.settimeout(0.05)
-        try:
-            while True:
-                parts.append(raw.recv(1 << 20))
-        except TimeoutError:
-            sender.join()
-    return b"".join(parts)
+        wire = b"".join(iter(lambda: raw.recv(1 << 20), b""))
+        sender.join()
+    return wire
 
 
 @pytest.mark.parametrize(

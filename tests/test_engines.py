@@ -51,7 +51,9 @@ def test_serial_runs_nothing_twice_after_a_keyboard_interrupt(monkeypatch: pytes
     assert isinstance(outcomes[3].exception, KeyboardInterrupt)  # type: ignore[union-attr]
 
 
-def test_serial_survives_interrupts_at_any_moment() -> None:
+def test_serial_survives_interrupts_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else the service thread runs items, and arms while the main thread is outside the `try`.
+    monkeypatch.setattr(parallelkit.driver, "PATIENCE", 60.0)
     # The signals come from another thread, so they strike between any two steps, in the engine too.
     ran: list[int] = []
     done = threading.Event()

@@ -19,6 +19,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
 
@@ -257,7 +258,9 @@ def test_callbacks(forked: ProcessPoolExecutor, caplog: pytest.LogCaptureFixture
     assert [record.exc_info and record.exc_info[0] for record in caplog.records] in ([LookupError], [])
 
 
-def test_a_callback_may_want_what_the_waiting_thread_holds(forked: ProcessPoolExecutor) -> None:
+def test_a_callback_may_want_what_the_waiting_thread_holds(
+    forked: ProcessPoolExecutor, tmp_path: Path
+) -> None:
     lock = threading.Lock()
     called = threading.Event()
 
@@ -266,9 +269,10 @@ def test_a_callback_may_want_what_the_waiting_thread_holds(forked: ProcessPoolEx
             called.set()
 
     with lock:
-        future = forked.submit(tasks.sleep, 0.05)
+        future = forked.submit(tasks.wait_for_file, str(tmp_path / "go"))
         future.add_done_callback(callback)
-        assert future.result() == 0.05
+        (tmp_path / "go").touch()
+        assert future.result() is None
         assert forked.submit(tasks.square, 3).result() == 9
         assert not called.is_set()
     assert called.wait(30)
@@ -284,7 +288,7 @@ def test_a_callback_may_wait_for_another_future(forked: ProcessPoolExecutor) -> 
 
 
 def test_a_callback_that_raises_a_base_exception_keeps_no_other_from_being_called(
-    forked: ProcessPoolExecutor,
+    forked: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     called = threading.Event()
 
@@ -292,7 +296,8 @@ def test_a_callback_that_raises_a_base_exception_keeps_no_other_from_being_calle
         raise SystemExit
 
     for callback in (leave, lambda _: called.set()):
-        forked.submit(tasks.sleep, 0.02).add_done_callback(callback)
+        forked.submit(tasks.wait_for_file, str(tmp_path / "go")).add_done_callback(callback)
+    (tmp_path / "go").touch()
     assert called.wait(30)
 
 
@@ -329,12 +334,12 @@ def test_the_first_failure_ends_a_map(forked: ProcessPoolExecutor) -> None:
 
 
 def test_a_timeout_of_map_ends_its_work(forked: ProcessPoolExecutor) -> None:
-    results = forked.map(tasks.sleep, [0, 0, ENDLESS, 0], timeout=0.5)
+    results = forked.map(tasks.sleep, [0, 0, ENDLESS, 0], timeout=3.0)
     assert [next(results), next(results)] == [0, 0]
     with pytest.raises(TimeoutError) as caught:
         next(results)
     assert isinstance(caught.value, CallTimeoutError)
-    assert caught.value.timeout == 0.5
+    assert caught.value.timeout == 3.0
     assert forked.submit(tasks.square, 3).result() == 9
 
 
@@ -630,7 +635,9 @@ def test_a_callback_under_way_is_waited_for_at_the_end(end: str) -> None:
             raise KeyboardInterrupt
 
         executor = ProcessPoolExecutor(1, start_method="fork")
-        executor.submit(abs, 1).add_done_callback(late)
+        ear, mouth = os.pipe()  # so that it is not done before it has its callback
+        executor.submit(os.read, ear, 1).add_done_callback(late)
+        os.write(mouth, b"x")
         if "__exit__" in {end!r}:
             executor.shutdown = interrupt
         try:
@@ -648,7 +655,9 @@ def test_a_callback_that_was_given_up_does_not_keep_the_program() -> None:
             raise KeyboardInterrupt  # while the callback is waited for
 
         executor = ProcessPoolExecutor(1, start_method="fork")
-        executor.submit(time.sleep, 0.2).add_done_callback(lambda _: threading.Event().wait())
+        ear, mouth = os.pipe()  # so that it is not done before it has its callback
+        executor.submit(os.read, ear, 1).add_done_callback(lambda _: threading.Event().wait())
+        os.write(mouth, b"x")
         executor.shutdown = interrupt
         try:
             executor.__exit__(None, None, None)

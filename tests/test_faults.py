@@ -42,12 +42,12 @@ def test_task_timeout_costs_one_item(what: str, start_method: str, counting: Cou
         errors="return",
         start_method=start_method,
         max_workers=2,
-        task_timeout=0.3,
+        task_timeout=1.0,
         chunksize=10,
     )
     error = _check_neighbours(outcomes, 4, counting)
     assert isinstance(error, parallelkit.TaskTimeoutError)
-    assert (error.index, error.timeout) == (4, 0.3)
+    assert (error.index, error.timeout) == (4, 1.0)
 
 
 def test_memory_limit_costs_one_item(start_method: str) -> None:

@@ -21,7 +21,7 @@ import nbclient, nbformat
 
 cells = [nbformat.v4.new_code_cell(cell) for cell in json.load(sys.stdin)]
 notebook = nbformat.v4.new_notebook(cells=cells)
-nbclient.NotebookClient(notebook, timeout=50, kernel_name="python3").execute()
+nbclient.NotebookClient(notebook, timeout=50, iopub_timeout=50, kernel_name="python3").execute()
 for cell in cells:
     print("".join(each.get("text", "") for each in cell.outputs if each.get("name") == "stdout"), end="")
 """

@@ -484,7 +484,7 @@ def test_what_comes_while_a_signal_handler_waits_is_not_waited_for_behind_it(tmp
     with parallelkit.Pool(2, start_method="fork") as pool:
         driver = pool._driver
         slow, quick = (
-            pool._submit(*pool._single(_wait_for, (str(tmp_path / name),), {}, None, None, {}))
+            pool._submit(*pool._single(tasks.wait_for_file, (str(tmp_path / name),), {}, None, None, {}))
             for name in ("never", "now")
         )
 
@@ -508,11 +508,6 @@ def test_what_comes_while_a_signal_handler_waits_is_not_waited_for_behind_it(tmp
             ringer.join()
             signal.signal(signal.SIGUSR1, usual)
         pool.terminate()
-
-
-def _wait_for(path: str) -> None:
-    while not Path(path).exists():
-        time.sleep(0.005)
 
 
 def test_a_worker_that_is_started_while_its_pool_is_abandoned_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,10 +624,10 @@ def test_a_service_thread_that_cannot_be_replaced_ends_the_pool(monkeypatch: pyt
         assert service is not None
         assert service.ident is not None
         struck = _strike_once(monkeypatch, service.name, "before")
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(service.ident), ctypes.py_object(SystemExit)
-        )
-        with driver._lock:
+        with driver._lock:  # so that it does not hold that
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(service.ident), ctypes.py_object(SystemExit)
+            )
             driver._service_news.notify_all()
         assert _ended(service)
         assert len(struck) == 1

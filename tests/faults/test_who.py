@@ -397,15 +397,16 @@ def test_an_exception_is_injected_into_the_service_thread(moment: str, start_met
         called = threading.Event()
         result: Any = None
         if moment == "driving":
-            result = pool.apply_async(tasks.sleep, (0.3,), callback=lambda _: called.set())
+            result = pool.apply_async(tasks.sleep, (1.0,), callback=lambda _: called.set())
             until(lambda: driver._driving == service.ident, "the service thread does not drive")
         else:
             until(lambda: driver._service_sleeps, "the service thread does not go to sleep")
-        _inject(service, SystemExit)
+        with driver._lock:  # so that it does not hold that
+            _inject(service, SystemExit)
         if result is None:
             result = pool.apply_async(tasks.square, (3,), callback=lambda _: called.set())
         assert called.wait(20)
-        assert result.get() in (0.3, 9)
+        assert result.get() in (1.0, 9)
         service.join(20)
         assert not service.is_alive()
         _check_served(pool)
@@ -428,7 +429,8 @@ def test_an_exception_is_injected_into_the_thread_that_draws_an_input() -> None:
         call: Any = results._call
         # While it draws, it would be an exception of the input.
         until(lambda: call.waiting and not call.wanted, "the input is not drawn")
-        _inject(feeder, SystemExit)
+        with pool._driver._lock:
+            _inject(feeder, SystemExit)
         assert first + [next(results) for _ in range(90)] == [x * x for x in range(93)]
         feeder.join(20)
         assert not feeder.is_alive()

@@ -62,7 +62,8 @@ def _fill_disk() -> None:
 
 
 def _exceed_file_size() -> None:
-    with limit(resource.RLIMIT_FSIZE, 0), open("/dev/shm/parallelkit-fault", "w") as file:
+    name = f"/dev/shm/parallelkit-fault-{os.getpid()}"  # other suites may run beside this one
+    with limit(resource.RLIMIT_FSIZE, 0), open(name, "w") as file:
         os.unlink(file.name)
         file.write("x")
 
