@@ -60,8 +60,7 @@ def meet(folder: str, name: str, number: int) -> int:
 
 
 def fail_when(path: str) -> None:
-    while not Path(path).exists():
-        time.sleep(0.01)
+    tasks.wait_for_file(path)
     raise ValueError("the first")
 
 

@@ -538,7 +538,7 @@ def test_an_end_that_is_struck_is_one_all_the_same(monkeypatch: pytest.MonkeyPat
     pool.apply_async(tasks.square, (3,)).get(20)
     service = _service_sleeps(pool)
     with monkeypatch.context() as patched:
-        patched.setattr(termination, "wait_for_killed", strike)
+        patched.setattr(termination, "wait_for_all", strike)
         with pytest.raises(Struck):
             pool.terminate()
     assert _ended(service)

@@ -377,7 +377,8 @@ class Driver:
             return True
         in_main = threading.get_ident() == threading.main_thread().ident
         self._waiting[call] = self._waiting.get(call, 0) + 1
-        self._main_waits += [call] * in_main
+        if in_main:
+            self._main_waits.append(call)
         call.waiting += 1
         try:
             self._lock.sleep(call.news, _left(deadline))

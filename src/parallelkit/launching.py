@@ -214,13 +214,11 @@ class Popen(popen_fork.Popen):
 
     def _end(self, told: list[int], deadline: float) -> None:
         self.wait(max(0.0, deadline - time.monotonic()))
-        for pid in told:
-            termination._wait(Pid(pid, _started(pid)), deadline)
+        termination.wait_for_all((Pid(pid, _started(pid)) for pid in told), deadline)
         killed = self._kill([pid for pid in told if resources.seems_alive(pid)])
         deadline = time.monotonic() + _KILL_SECONDS
         self.wait(_KILL_SECONDS)
-        for pid in killed:
-            termination._wait(Pid(pid, _started(pid)), deadline)
+        termination.wait_for_all((Pid(pid, _started(pid)) for pid in killed), deadline)
         left = [int(pid) for pid in killed if resources.seems_alive(pid)]
         if left:
             raise TimeoutError(

@@ -202,9 +202,8 @@ def _wait(pid: int, deadline: float) -> None:
         os.close(descriptor)
 
 
-def wait_for_killed(pids: Iterable[int], seconds: float) -> None:
-    """Return when these are dead, or after `seconds`: who is blocked in the kernel may need longer."""
-    deadline = time.monotonic() + seconds
+def wait_for_all(pids: Iterable[int], deadline: float) -> None:
+    """Wait until these are dead or the time is up: who is blocked in the kernel may need longer."""
     for pid in pids:
         _wait(pid, deadline)
 

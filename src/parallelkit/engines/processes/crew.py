@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -464,7 +464,7 @@ class ProcessCrew:
                 if self._bury(member):
                     guardian.release_marks([member.mark])
                     self._unswept.pop(member.mark, None)
-            self._expect_end([], [member.pid for member in dead])
+            self._expect_end_of(dead)
             self._sweep()
         events, self._events = self._events, []
         return events
@@ -550,17 +550,16 @@ class ProcessCrew:
         marks = list(self._unswept)
         if marks and (killed := marking.kill(marks, min(self._unswept.values()))) is not None:
             # Else the guardian does in the end, if nobody before.
-            self._expect_end(killed)
+            self._ending += killed
             guardian.release_marks(marks)
             for mark in marks:
                 self._unswept.pop(mark, None)
 
-    def _expect_end(self, killed: Iterable[int], groups: Iterable[int] = ()) -> None:
-        """Remember who was killed and is not gone yet: single processes, and what is left of groups."""
-        left = [*self._ending, *killed]
+    def _expect_end_of(self, dead: list[_Member]) -> None:
+        """Remember what is left of their groups, and forget who is gone meanwhile."""
         with contextlib.suppress(OSError):  # no descriptor is left to look with
-            left += termination.group_members(groups)
-        self._ending = [pid for pid in dict.fromkeys(left) if resources.seems_alive(pid)]
+            self._ending += termination.group_members(member.pid for member in dead)
+        self._ending = [pid for pid in dict.fromkeys(self._ending) if resources.seems_alive(pid)]
 
     def _let_go(self, member: _Member) -> None:
         with contextlib.suppress(ValueError):  # the page is closed: this was interrupted, and is done again
@@ -595,10 +594,10 @@ class ProcessCrew:
             self._reap(member)
             termination.kill_group(member.pid)
             self._let_go(member)
-        self._expect_end([], [member.pid for member in left])
+        self._expect_end_of(left)
         self._sweep()
         self._setup, self._pickled = Setup(), None  # what the initializer was given can go
-        termination.wait_for_killed(self._ending, _REAP_SECONDS)
+        termination.wait_for_all(self._ending, time.monotonic() + _REAP_SECONDS)
 
     def release(self) -> None:
         if os.getpid() == self._owner:
