@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -108,6 +109,15 @@ def raise_two(x: int) -> None:
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+def nap(x: Any) -> Any:
+    time.sleep(0.002)
+    return x
+
+
+def warn(text: str) -> None:
+    logging.getLogger("tasks").warning(text)
 
 
 def sleep_and_measure(seconds: float, data: bytearray) -> int:

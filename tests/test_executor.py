@@ -620,7 +620,14 @@ def test_pending_work_is_ended_where_a_ctrl_c_ends_the_program() -> None:
     assert not any(psutil.pid_exists(int(pid)) for pid in done.stdout.split())
 
 
-@pytest.mark.parametrize("end", ["executor.shutdown(wait=False)", "executor.__exit__(None, None, None)"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "executor.shutdown(wait=False)",
+        "executor.__exit__(None, None, None)",
+        "executor._driver._join_threads = interrupt; executor.__exit__(None, None, None)",
+    ],
+)
 def test_a_callback_under_way_is_waited_for_at_the_end(end: str) -> None:
     """Also where the workers have ended, and the block was left by a Ctrl-C."""
     done = run(f"""
@@ -638,7 +645,7 @@ def test_a_callback_under_way_is_waited_for_at_the_end(end: str) -> None:
         ear, mouth = os.pipe()  # so that it is not done before it has its callback
         executor.submit(os.read, ear, 1).add_done_callback(late)
         os.write(mouth, b"x")
-        if "__exit__" in {end!r}:
+        if {end!r}.startswith("executor.__exit__"):
             executor.shutdown = interrupt
         try:
             {end}
@@ -648,21 +655,24 @@ def test_a_callback_under_way_is_waited_for_at_the_end(end: str) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("called\n", "", 0)
 
 
-def test_a_callback_that_was_given_up_does_not_keep_the_program() -> None:
-    done = run("""
-        def interrupt(wait):
-            executor._driver.shut_down()
-            raise KeyboardInterrupt  # while the callback is waited for
+@pytest.mark.parametrize("end", ["executor.shutdown()", "executor.__exit__(None, None, None)"])
+def test_a_callback_that_was_given_up_does_not_keep_the_program(end: str) -> None:
+    done = run(f"""
+        def interrupt(thread, timeout=None):
+            if thread.name == "parallelkit-callbacks":
+                raise KeyboardInterrupt  # while the callback is waited for
+            join(thread, timeout)
 
         executor = ProcessPoolExecutor(1, start_method="fork")
         ear, mouth = os.pipe()  # so that it is not done before it has its callback
         executor.submit(os.read, ear, 1).add_done_callback(lambda _: threading.Event().wait())
         os.write(mouth, b"x")
-        executor.shutdown = interrupt
+        join, threading.Thread.join = threading.Thread.join, interrupt
         try:
-            executor.__exit__(None, None, None)
+            {end}
         except KeyboardInterrupt:
             print("given up")
+        threading.Thread.join = join
     """)
     assert (done.stdout, done.stderr, done.returncode) == ("given up\n", "", 0)
 

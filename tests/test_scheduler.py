@@ -382,6 +382,18 @@ def test_a_call_can_be_ended_at_any_time(
         assert isinstance(world.finished[1], (CallTimeoutError, WorkerInitError))
 
 
+def test_results_that_leave_some_out_are_refused() -> None:
+    """They would be handed out as those of other items."""
+    machine = s.Scheduler(1)
+    machine.submit(s.JobSpec(size=4, at_hand=True, chunksize=4), 0.0)
+    start, run = machine.commands()
+    assert isinstance(start, s.StartWorker)
+    assert isinstance(run, s.RunChunk)
+    machine.handle(s.Results(start.worker, run.chunk.id, 0, [0], None, None), 0.0)
+    with pytest.raises(RuntimeError, match="results of 1 items are missing"):
+        machine.handle(s.Results(start.worker, run.chunk.id, 2, [2, 3], None, None), 0.0)
+
+
 def test_a_death_costs_the_item_that_ran_and_no_other() -> None:
     machine = s.Scheduler(1)
     machine.submit(s.JobSpec(size=4, at_hand=True, chunksize=4, stop_on_failure=False), 0.0)
@@ -576,7 +588,7 @@ def test_who_is_ending_makes_room_for_the_next_worker() -> None:
             elif isinstance(command, s.RunChunk) and command.worker == alive:
                 place = s.Place(command.chunk.id, 0, now)
                 if command.chunk.start == 1:
-                    machine.handle(s.Results(alive, place.chunk, 1, ["b"], None, 0.0), now)
+                    machine.handle(s.Results(alive, place.chunk, 0, ["b"], None, 0.0), now)
             elif isinstance(command, s.Observe):
                 machine.answer(s.Observed(command.worker, place), now)
             elif isinstance(command, s.Revoke):
@@ -617,9 +629,7 @@ def test_a_worker_that_is_up_does_the_work_for_as_long_as_there_is_room_for_no_o
                 now += 0.3
                 done += len(command.chunk)
                 values = [None] * len(command.chunk)
-                machine.handle(
-                    s.Results(command.worker, command.chunk.id, command.chunk.start, values, None, 0.3), now
-                )
+                machine.handle(s.Results(command.worker, command.chunk.id, 0, values, None, 0.3), now)
             elif isinstance(command, s.Finish):
                 assert (command.job, command.exception) == (job, None)
     assert done == 40

@@ -107,7 +107,7 @@ class Call:
         self._news: threading.Condition | None = None
         self.waiting = 0  # threads that sleep on `news`
         self.pending: deque[Deliver | Finish] = deque()
-        self.delivering = False
+        self.delivering: int | None = None  # the thread that does
         self.done = False
 
     @property
@@ -155,7 +155,7 @@ class Driver:
         self._enders = 0  # threads that sleep on `_ended`
         self._closed = False
         self._refusing = False
-        self._handing = 0  # threads that hand out outcomes
+        self._handing: list[int] = []  # threads that hand out outcomes
         self._torn: BaseException | None = None  # what ended all this in the midst of a step
         self._owner = os.getpid()
         _live.add(self)
@@ -365,11 +365,17 @@ class Driver:
 
     def _turn_or_sleep(self, call: Call, deadline: float | None) -> bool:
         """Drive one turn, or let another thread drive; False where the deadline has passed."""
-        if self._closed and not (call.pending or call.delivering):
+        if self._closed and not (call.pending or call.delivering is not None):
             raise ClosedError("the pool was ended while this call was under way") from self._torn
         if deadline is not None and time.monotonic() >= deadline:
             return False
-        if self._closed and not call.delivering:
+        if call.delivering == threading.get_ident():
+            with self._lock.unchanged():
+                raise RuntimeError(
+                    "a signal handler or a progress object waits for a call whose outcomes its own thread is "
+                    "handing out at this moment, and would wait for itself: wait when the call is over"
+                )
+        if self._closed and call.delivering is None:
             self._hand_out()  # what there is of it; there will be no more
             return True
         if self._may_drive() and not self._closed:
@@ -416,8 +422,12 @@ class Driver:
             timeout = None if deadline is None else deadline - time.monotonic()
             with self._lock.opened():
                 happened = self._wait(timeout)
-            if not self._closed:
-                self._take_in(self._crew.collect(happened))
+            try:
+                if not self._closed:
+                    self._take_in(self._crew.collect(happened))
+            except Exception:
+                if not self._closed:  # by another thread, which does not wait for this one: see `abandon`
+                    raise
         finally:
             try:
                 self._lock.regain()
@@ -483,20 +493,21 @@ class Driver:
 
     def _hand_out(self) -> None:
         """Give outcomes to those who asked for them, without the lock."""
+        me = threading.get_ident()
         while self._outgoing:
             call = self._outgoing.popleft()
-            if call.delivering:
+            if call.delivering is not None:
                 continue  # rule 2: the thread that is at it will see them
-            call.delivering = True
-            self._handing += 1
+            call.delivering = me
+            self._handing.append(me)
             try:
                 with self._lock.lent():
                     while call.pending:
                         self._hand_over(call, call.pending.popleft())
             finally:
                 self._lock.regain()
-                call.delivering = False
-                self._handing -= 1
+                call.delivering = None
+                self._handing.remove(me)
                 if self._enders:
                     self._ended.notify_all()
                 if call.pending:  # user code was interrupted; the rest is for whoever comes next
@@ -565,6 +576,10 @@ class Driver:
                 exhausted = _take(call, wanted)
         except BaseException as raised:
             error = raised  # of any kind: it ends the call, not the thread that draws
+        try:
+            self._lock.regain()
+        except BaseException as raised:
+            error = error or raised
         if self._closed:  # meanwhile: the calls of a torn pool are at their end
             return
         if exhausted or error is not None:
@@ -679,7 +694,8 @@ class Driver:
         """Wait until all outcomes that there are have been handed out, by whichever threads are at it."""
         with self._lock:
             self._hand_out()
-            while self._handing:
+            me = threading.get_ident()  # which does so itself, where this is called by a signal handler
+            while any(thread != me for thread in self._handing):
                 self._enders += 1
                 try:
                     self._lock.sleep(self._ended, None)
@@ -710,9 +726,14 @@ class Driver:
                 if not self._closed:
                     self._end_work(grace)
                     self._close()
-        except BaseException:
+        except BaseException as error:
             # A second Ctrl-C, say, or a first one that struck in the midst of a step.
-            self.abandon()
+            with shielded():
+                try:
+                    self.abandon()
+                finally:
+                    # Not by this thread, which would wait for whoever has the lock.
+                    self.in_background(functools.partial(self._finish_calls, error))
             raise
         self._join_threads(_END_SECONDS)
 
@@ -777,6 +798,7 @@ class Driver:
                         self._enders -= 1
         finally:
             self._wake_outer()
+            self._pass_on()
         return True
 
     def _close(self) -> None:
@@ -796,6 +818,9 @@ class Driver:
         finally:
             try:
                 self._crew.close()
+            except BaseException:  # struck in its midst, perhaps; it goes on with what is left
+                self._crew.close()
+                raise
             finally:
                 if self._may_drive():
                     self._crew.release()
@@ -813,12 +838,7 @@ class Driver:
         self._torn = error
         self._closed = True
         self._wake_all()
-        for call in self._calls.values():
-            ended = ClosedError("the pool was ended while this call was under way")
-            ended.__cause__ = error
-            call.pending.append(Finish(call.id, ended))
-            self._outgoing.append(call)
-        self._calls.clear()
+        self._end_calls(error)
         try:
             try:
                 with contextlib.suppress(Exception):
@@ -828,10 +848,21 @@ class Driver:
         finally:
             if self._outgoing:
                 # Not by this thread, which is on its way out and has the lock.
-                self.in_background(self._finish_torn)
+                self.in_background(functools.partial(self._finish_calls, error))
 
-    def _finish_torn(self) -> None:
+    def _end_calls(self, error: BaseException) -> None:
+        for call in self._calls.values():
+            ended = ClosedError("the pool was ended while this call was under way")
+            ended.__cause__ = error
+            call.pending.append(Finish(call.id, ended))
+            self._outgoing.append(call)
+        self._calls.clear()
+
+    def _finish_calls(self, error: BaseException) -> None:
+        """What no worker will end any more: tell who waits, and whoever sleeps."""
         with self._lock:
+            self._end_calls(error)
+            self._wake_all()
             self._hand_out()
 
     def _join_threads(self, seconds_for_logs: float | None) -> None:
@@ -852,10 +883,10 @@ class Driver:
                     self._close_crew()
                 finally:
                     self._logs.end()
-            # Whoever has the lock now sees by himself that it is over; those who sleep have to be told.
-            if not self._lock.mine and self._lock.acquire(blocking=False):
-                self._wake_all()
-                self._lock.release()
+                    # Whoever has the lock now sees by himself that it is over; who sleeps has to be told.
+                    if not self._lock.mine and self._lock.acquire(blocking=False):
+                        self._wake_all()
+                        self._lock.release()
 
     def check_owner(self) -> None:
         """ClosedError in a forked child, which has inherited the pool and none of its workers."""
@@ -930,4 +961,5 @@ def _abandon_all() -> None:
     for driver in list(_live):
         driver.abandon()
         if not driver.inherited:
+            driver._crew.close()  # once more, as its end may have been struck in the midst
             driver._logs.join(_END_SECONDS)

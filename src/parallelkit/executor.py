@@ -352,13 +352,10 @@ class ProcessPoolExecutor(standard.ProcessPoolExecutor):
         except BaseException:
             # A Ctrl-C while the work was being finished: the workers have seen nothing of it.
             if not self._driver.inherited:
-                only_callbacks = self._driver.closed
                 try:
                     self._driver.terminate()
                 finally:
                     self._callbacks.stop()  # not `close`: it may be a callback that was waited for
-                    if only_callbacks:  # then it is: nor is the program's end to wait for it
-                        _drivers.pop(self._driver, None)
             raise
 
     def __del__(self) -> None:
@@ -465,7 +462,7 @@ def _finish_all() -> None:
         if driver.inherited:
             continue
         if driver.closed:  # and its callbacks may be under way
-            if not interrupted:
+            if not (interrupted or callbacks.given_up):
                 callbacks.close()
             continue
         driver.refuse_calls()

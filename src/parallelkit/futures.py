@@ -210,6 +210,8 @@ class Callbacks:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._closed = False
+        #: Whether who waited for them was interrupted: nor is the program's end to wait for them.
+        self.given_up: bool = False
 
     def post(self, future: Future[Any]) -> None:
         """Have the callbacks of a future called. Called with the signals blocked."""
@@ -271,4 +273,8 @@ class Callbacks:
         self.stop()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            try:
+                thread.join()
+            except BaseException:
+                self.given_up = True
+                raise

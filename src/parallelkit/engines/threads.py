@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,14 +164,20 @@ class _ThreadCrew:
         self.setup = setup
         self._works: dict[int, Work] = {}
         self._members: dict[int, _Member] = {}
-        self._posted: queue.SimpleQueue[tuple[_Member, Event] | None] = queue.SimpleQueue()
+        #: What happened, in its order. Only `collect` takes out of it: who has waited may be struck before.
+        self._events: deque[tuple[_Member, Event]] = deque()
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ending: list[threading.Thread] = []
         self._gone = Usage()
 
     def post(self, member: _Member, event: Event) -> None:
         """Called in a worker's thread: something happened there."""
         if not member.abandoned:
-            self._posted.put((member, event))
+            self._add(member, event)
+
+    def _add(self, member: _Member, event: Event) -> None:
+        self._events.append((member, event))
+        self._news.put(None)
 
     def register(self, job: int, work: Work) -> None:
         self._works[job] = work
@@ -185,7 +192,7 @@ class _ThreadCrew:
             member.thread.start()
         except RuntimeError as error:
             member.abandoned = True
-            self._posted.put((member, StartFailed(worker, error, no_room=True)))
+            self._add(member, StartFailed(worker, error, no_room=True))
 
     def run(self, worker: int, chunk: Chunk) -> None:
         member = self._members.get(worker)
@@ -205,7 +212,7 @@ class _ThreadCrew:
         member.abandoned = True
         member.inbox.put(None)
         death = Death(None, None, None, place if place.chunk else None)
-        self._posted.put((member, WorkerDied(worker, death)))
+        self._add(member, WorkerDied(worker, death))
 
     def observe(self, worker: int) -> Event:
         member = self._members.get(worker)
@@ -223,20 +230,18 @@ class _ThreadCrew:
         return Measured(worker, 0)
 
     def wait(self, timeout: float | None) -> Any:
-        happened: list[tuple[_Member, Event] | None] = []
         with contextlib.suppress(queue.Empty):
-            happened.append(self._posted.get(timeout=None if timeout is None else max(0.0, timeout)))
+            if not self._events:
+                self._news.get(timeout=None if timeout is None else max(0.0, timeout))
             while True:
-                happened.append(self._posted.get_nowait())
-        return happened
+                self._news.get_nowait()
+        return self._events
 
     def collect(self, happened: Any) -> list[Event]:
         events: list[Event] = []
-        for entry in happened:
-            if entry is None:
-                continue
+        for _ in range(len(happened)):  # and no more: threads go on adding to them
             member: _Member
-            member, event = entry
+            member, event = happened.popleft()
             if self._members.get(member.worker) is not member:
                 continue
             if isinstance(event, (WorkerDied, StartFailed)):
@@ -251,7 +256,7 @@ class _ThreadCrew:
         return self._gone.with_living(member.see() for member in self._members.values())
 
     def wake(self) -> None:
-        self._posted.put(None)
+        self._news.put(None)
 
     def release(self) -> None:
         pass

@@ -406,6 +406,8 @@ class Scheduler:
         # What a dying worker had sent and not yet crossed out, or what was fetched before it was sent.
         known = chunk.received - event.first
         if known:
+            if known < 0:
+                raise RuntimeError(f"results of {-known} items are missing")
             event = m.Results(
                 worker.id,
                 chunk.id,

@@ -444,7 +444,8 @@ class ProcessCrew:
                 continue
             logs = self._setup.logs
             if logs is not None and key.data is logs:
-                self._selector.unregister(key.fileobj)
+                with contextlib.suppress(KeyError, ValueError):  # a nested turn has seen it, too
+                    self._selector.unregister(key.fileobj)
                 logs.listen()
                 continue
             member: _Member
