@@ -7,6 +7,7 @@ done at the same places.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import pytest
 import tasks
 
 import parallelkit
-from parallelkit import shielding
+from parallelkit import driver, shielding, termination
 from parallelkit.engines import Style
 from parallelkit.engines.processes.crew import ProcessCrew
 from parallelkit.gathering import Gathering
@@ -60,7 +61,7 @@ def test_what_has_happened_is_seen_though_who_saw_it_first_is_struck(engine: Opt
             nonlocal wakes
             happened = wait(timeout)
             wakes += 1
-            if wakes % 2 == 0:
+            if wakes % 3:
                 if handler == "raises":
                     raise Struck
                 driver.wait(call, 0.03)
@@ -77,7 +78,6 @@ def test_what_has_happened_is_seen_though_who_saw_it_first_is_struck(engine: Opt
                 break
         cast(Any, driver._crew).wait = wait
     assert done
-    assert wakes > 2
     assert (struck > 0) == (handler == "raises")
     assert sink.result() == list(range(60))
 
@@ -113,8 +113,9 @@ def test_who_is_struck_in_a_shutdown_leaves_the_driving_to_another(engine: Optio
     pool.terminate()
 
 
-def test_an_end_that_is_struck_is_the_end_of_each_call() -> None:
-    """Nobody drives any more, and who waits for a future is not told by the driver otherwise."""
+@pytest.mark.parametrize("end", ["struck", "in vain"])
+def test_an_end_is_the_end_of_each_call(end: str) -> None:
+    """Also one that is struck, or whose workers do not go: nobody drives any more."""
     executor = parallelkit.ProcessPoolExecutor(1, start_method="fork")
     future = executor.submit(tasks.sleep, 3600)
     driver = executor._driver
@@ -122,17 +123,19 @@ def test_an_end_that_is_struck_is_the_end_of_each_call() -> None:
     drive_until = driver._drive_until
 
     def strike(*arguments: Any) -> bool:
-        with driver._lock.opened():
-            raise Struck
+        with driver._lock.unchanged():
+            if end == "struck":
+                raise Struck
+        return False
 
     cast(Any, driver)._drive_until = strike
-    with pytest.raises(Struck):
+    with pytest.raises(Struck) if end == "struck" else contextlib.nullcontext():
         driver.terminate()
     cast(Any, driver)._drive_until = drive_until
     assert concurrent.futures.wait([future], 20).not_done == set()
     error = future.exception()
     assert isinstance(error, parallelkit.ClosedError)
-    assert isinstance(error.__cause__, Struck)
+    assert isinstance(error.__cause__, Struck) == (end == "struck")
     executor.shutdown()
 
 
@@ -200,6 +203,57 @@ def test_an_end_that_is_struck_at_one_worker_ends_the_others(
     assert struck
     assert not any(map(psutil.pid_exists, pids))
     pool.terminate()
+
+
+def test_who_has_been_reaped_is_not_killed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number may be another process's by then."""
+    pool = parallelkit.Pool(2, start_method="fork")
+    assert pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
+    pids = [process.pid or 0 for process in pool._pool]
+    signal_tree, let_go = termination.signal_tree, ProcessCrew._let_go
+    killed: list[int] = []
+    strikes = [Struck()]
+
+    def note_and_kill(pid: int, *arguments: Any) -> Any:
+        killed.append(pid)
+        return signal_tree(pid, *arguments)
+
+    def strike(crew: ProcessCrew, member: Any) -> None:
+        if strikes:
+            raise strikes.pop()
+        let_go(crew, member)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(termination, "signal_tree", note_and_kill)
+        patched.setattr(ProcessCrew, "_let_go", strike)
+        with pytest.raises(Struck):
+            pool._driver.abandon()
+    assert sorted(killed) == sorted(pids)
+    pool.terminate()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_pool_that_cannot_be_ended_keeps_no_other_from_its_end(
+    order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = [parallelkit.Pool(1, start_method="fork") for _ in range(2)]
+    pids = [pool.apply(tasks.pid) for pool in pools]
+    crew = pools[0]._driver._crew
+    close = crew.close
+
+    def strike() -> None:
+        raise Struck
+
+    cast(Any, crew).close = strike
+    monkeypatch.setattr(driver, "_live", [pool._driver for pool in pools][::order])
+    with pytest.raises(Struck):
+        driver._abandon_all()
+    assert [psutil.pid_exists(pid) for pid in pids] == [True, False]
+    cast(Any, crew).close = close
+    driver._abandon_all()
+    assert [psutil.pid_exists(pid) for pid in pids] == [False, False]
+    for pool in pools:
+        pool.terminate()
 
 
 ENDS = """
@@ -272,7 +326,9 @@ def test_a_handler_that_waits_for_what_its_thread_hands_out_is_refused() -> None
     results: list[Any] = []
 
     def wait() -> None:
-        assert not results[0].wait(0)
+        results[0].wait(0)
+        results[0].wait(0.01)
+        assert not results[0].ready()
         with pytest.raises(RuntimeError) as error:
             results[0].get()
         refused.append(str(error.value))
@@ -285,6 +341,22 @@ def test_a_handler_that_waits_for_what_its_thread_hands_out_is_refused() -> None
         assert results[0].get(20) == [x * x for x in range(99)]
     assert len(refused) == 1
     assert "its own thread" in refused[0]
+
+
+def test_a_callback_may_wait_for_its_own_call_for_some_time() -> None:
+    known = threading.Event()
+    answers: list[bool] = []
+    with parallelkit.Pool(1, start_method="fork") as pool:
+
+        def call(_: object) -> None:
+            assert known.wait(20)
+            result.wait(0.01)
+            answers.append(result.ready())
+
+        result = pool.apply_async(tasks.square, (3,), callback=call)
+        known.set()
+        assert result.get(20) == 9
+    assert answers == [False]
 
 
 def test_a_handler_that_waits_while_the_first_record_is_seen_tears_nothing() -> None:
@@ -300,18 +372,21 @@ def test_a_handler_that_waits_while_the_first_record_is_seen_tears_nothing() -> 
             if any(isinstance(key.data, Forwarding) for key, _ in happened):
                 nested += 1
                 if nested == 1:
-                    driver.wait(never._call, 0.05)
+                    driver.wait(never._call, 20, lambda: nested > 1)
             return happened
 
         cast(Any, driver._crew).wait = wait_and_nest
         assert pool.apply(tasks.warn, ("of what",)) is None
+        assert driver.wait(never._call, 20, lambda: nested > 1)
         cast(Any, driver._crew).wait = wait
-        assert nested > 1
         assert pool.apply(tasks.square, (3,)) == 9
         pool.terminate()
 
 
-def test_who_has_drawn_items_has_the_lock_again_whatever_strikes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [0, 3])
+def test_who_has_drawn_items_has_the_lock_again_whatever_strikes(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The strike is the call's end, as an error of its input would be, and not the pool's."""
     leave = shielding._Opened.__exit__
     armed: list[bool] = []
@@ -324,7 +399,7 @@ def test_who_has_drawn_items_has_the_lock_again_whatever_strikes(monkeypatch: py
         leave(opened, *error)
 
     def items() -> Any:
-        yield from range(3)
+        yield from range(count)
         armed.append(True)
 
     with parallelkit.Pool(2, start_method="fork") as pool:

@@ -154,6 +154,7 @@ class Driver:
         self._ended = threading.Condition(cast(threading.Lock, self._lock))
         self._enders = 0  # threads that sleep on `_ended`
         self._closed = False
+        self._all_ended = False  # the workers, and nothing struck their end in its midst
         self._refusing = False
         self._handing: list[int] = []  # threads that hand out outcomes
         self._torn: BaseException | None = None  # what ended all this in the midst of a step
@@ -369,11 +370,12 @@ class Driver:
             raise ClosedError("the pool was ended while this call was under way") from self._torn
         if deadline is not None and time.monotonic() >= deadline:
             return False
-        if call.delivering == threading.get_ident():
+        if deadline is None and call.delivering == threading.get_ident():
             with self._lock.unchanged():
                 raise RuntimeError(
-                    "a signal handler or a progress object waits for a call whose outcomes its own thread is "
-                    "handing out at this moment, and would wait for itself: wait when the call is over"
+                    "a callback, a signal handler or a progress object waits for a call whose outcomes its "
+                    "own thread is handing out at this moment, and would wait for itself: wait with a "
+                    "timeout, or when the call is over"
                 )
         if self._closed and call.delivering is None:
             self._hand_out()  # what there is of it; there will be no more
@@ -505,17 +507,19 @@ class Driver:
                     while call.pending:
                         self._hand_over(call, call.pending.popleft())
             finally:
-                self._lock.regain()
-                call.delivering = None
-                self._handing.remove(me)
-                if self._enders:
-                    self._ended.notify_all()
-                if call.pending:  # user code was interrupted; the rest is for whoever comes next
-                    self._outgoing.append(call)
-                if call.waiting:
-                    call.news.notify_all()
-                if self._driving is not None:
-                    self._crew.wake()  # who drives may be waiting for just this
+                try:
+                    self._lock.regain()
+                finally:
+                    call.delivering = None
+                    self._handing.remove(me)
+                    if self._enders:
+                        self._ended.notify_all()
+                    if call.pending:  # user code was interrupted; the rest is for whoever comes next
+                        self._outgoing.append(call)
+                    if call.waiting:
+                        call.news.notify_all()
+                    if self._driving is not None:
+                        self._crew.wake()  # who drives may be waiting for just this
 
     @staticmethod
     def _hand_over(call: Call, command: Deliver | Finish) -> None:
@@ -586,7 +590,7 @@ class Driver:
             call.source = None
         count = _add_drawn(call)
         now = time.monotonic()
-        self._scheduler.handle(ItemsReady(call.id, count, exhausted), now)
+        self._scheduler.handle(ItemsReady(call.id, count, exhausted and error is None), now)
         if error is not None:
             self._scheduler.handle(InputFailed(call.id, error), now)
         self._carry_out()
@@ -726,11 +730,15 @@ class Driver:
                 if not self._closed:
                     self._end_work(grace)
                     self._close()
+                    self._end_calls(None)  # of workers that even the kernel has not ended
+                    self._hand_out()
         except BaseException as error:
             # A second Ctrl-C, say, or a first one that struck in the midst of a step.
             with shielded():
                 try:
-                    self.abandon()
+                    if not self._closed:
+                        self._closed = True
+                        self._end_crew()
                 finally:
                     # Not by this thread, which would wait for whoever has the lock.
                     self.in_background(functools.partial(self._finish_calls, error))
@@ -805,10 +813,13 @@ class Driver:
         if not self._closed:
             self._closed = True
             self._wake_all()
-            try:
-                self._close_crew()
-            finally:
-                self._logs.end()
+            self._end_crew()
+
+    def _end_crew(self) -> None:
+        try:
+            self._close_crew()
+        finally:
+            self._logs.end()
 
     def _close_crew(self) -> None:
         # Whoever sleeps in `wait` is woken, and closes himself what he sleeps on: where that is closed before
@@ -818,8 +829,10 @@ class Driver:
         finally:
             try:
                 self._crew.close()
-            except BaseException:  # struck in its midst, perhaps; it goes on with what is left
+                self._all_ended = True
+            except BaseException:  # struck in its midst, perhaps: it goes on with what is left
                 self._crew.close()
+                self._all_ended = True
                 raise
             finally:
                 if self._may_drive():
@@ -840,17 +853,14 @@ class Driver:
         self._wake_all()
         self._end_calls(error)
         try:
-            try:
-                with contextlib.suppress(Exception):
-                    self._close_crew()
-            finally:
-                self._logs.end()
+            with contextlib.suppress(Exception):
+                self._end_crew()
         finally:
             if self._outgoing:
                 # Not by this thread, which is on its way out and has the lock.
                 self.in_background(functools.partial(self._finish_calls, error))
 
-    def _end_calls(self, error: BaseException) -> None:
+    def _end_calls(self, error: BaseException | None) -> None:
         for call in self._calls.values():
             ended = ClosedError("the pool was ended while this call was under way")
             ended.__cause__ = error
@@ -880,9 +890,8 @@ class Driver:
             with shielded():
                 self._closed = True
                 try:
-                    self._close_crew()
+                    self._end_crew()
                 finally:
-                    self._logs.end()
                     # Whoever has the lock now sees by himself that it is over; who sleeps has to be told.
                     if not self._lock.mine and self._lock.acquire(blocking=False):
                         self._wake_all()
@@ -958,8 +967,18 @@ def _end_all_at_exit() -> None:
 
 
 def _abandon_all() -> None:
-    for driver in list(_live):
-        driver.abandon()
-        if not driver.inherited:
-            driver._crew.close()  # once more, as its end may have been struck in the midst
-            driver._logs.join(_END_SECONDS)
+    with contextlib.ExitStack() as each:  # whatever becomes of another
+        for driver in list(_live):
+            if not driver.inherited:
+                each.callback(_abandon_for_good, driver)
+
+
+def _abandon_for_good(driver: Driver) -> None:
+    try:
+        try:
+            driver.abandon()
+        finally:
+            if not driver._all_ended:
+                driver._crew.close()
+    finally:
+        driver._logs.join(_END_SECONDS)

@@ -210,7 +210,7 @@ class Callbacks:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        #: Whether who waited for them was interrupted: nor is the program's end to wait for them.
+        #: Whether a Ctrl-C has ended the wait for them: nor is the program's end to wait for them.
         self.given_up: bool = False
 
     def post(self, future: Future[Any]) -> None:
@@ -275,6 +275,6 @@ class Callbacks:
         if thread is not None and thread is not threading.current_thread():
             try:
                 thread.join()
-            except BaseException:
+            except KeyboardInterrupt:
                 self.given_up = True
                 raise

@@ -171,7 +171,8 @@ class Crew(Protocol):
     def close(self) -> None:
         """Let go of everything; all workers have ended by now, or are ended at once.
 
-        But for what `wait` sleeps on, in another thread perhaps.
+        But for what `wait` sleeps on, in another thread perhaps. Where this raises, it is called once more: a
+        signal handler's exception may have struck in its midst.
         """
         ...
 

@@ -98,6 +98,7 @@ class _Member:
         self.pid = 0
         self.exit_notice = -1  # a pidfd, or multiprocessing's sentinel
         self.owns_notice = False
+        self.is_reaped = False  # by a close, which was struck behind that and is done again
 
 
 class ProcessCrew:
@@ -590,10 +591,12 @@ class ProcessCrew:
         left = list(self._members.values())
         self._unswept.update((member.mark, member.since) for member in left)
         for member in left:
-            self._see_peak(member)
-            self._ending += termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
-            self._reap(member)
-            termination.kill_group(member.pid)
+            if not member.is_reaped:  # else its number may be another's by now
+                self._see_peak(member)
+                self._ending += termination.signal_tree(member.pid, signal.SIGKILL, member.descendants)
+                self._reap(member)
+                termination.kill_group(member.pid)
+                member.is_reaped = True
             self._let_go(member)
         self._expect_end_of(left)
         self._sweep()
