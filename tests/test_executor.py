@@ -655,12 +655,13 @@ def test_a_callback_under_way_is_waited_for_at_the_end(end: str) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("called\n", "", 0)
 
 
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "SystemExit"])
 @pytest.mark.parametrize("end", ["executor.shutdown()", "executor.__exit__(None, None, None)"])
-def test_a_callback_that_was_given_up_does_not_keep_the_program(end: str) -> None:
+def test_a_callback_that_was_given_up_does_not_keep_the_program(end: str, kind: str) -> None:
     done = run(f"""
         def interrupt(thread, timeout=None):
             if thread.name == "parallelkit-callbacks":
-                raise KeyboardInterrupt  # while the callback is waited for
+                raise {kind}  # while the callback is waited for
             join(thread, timeout)
 
         executor = ProcessPoolExecutor(1, start_method="fork")
@@ -670,7 +671,7 @@ def test_a_callback_that_was_given_up_does_not_keep_the_program(end: str) -> Non
         join, threading.Thread.join = threading.Thread.join, interrupt
         try:
             {end}
-        except KeyboardInterrupt:
+        except {kind}:
             print("given up")
         threading.Thread.join = join
     """)

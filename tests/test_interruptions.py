@@ -55,16 +55,19 @@ def test_what_has_happened_is_seen_though_who_saw_it_first_is_struck(engine: Opt
         spec = replace(settings.job(60, at_hand=True), chunksize=30)  # of which results come in several parts
         call = driver.submit(tasks.nap, Style.CALL, range(60), spec, sink)
         wait = driver._crew.wait
-        wakes = 0
+        wakes = nested = 0
 
         def wait_and_be_struck(timeout: float | None) -> Any:
-            nonlocal wakes
+            nonlocal wakes, nested
             happened = wait(timeout)
             wakes += 1
             if wakes % 3:
                 if handler == "raises":
                     raise Struck
-                driver.wait(call, 0.03)
+                if nested < 3:
+                    nested += 1
+                    driver.wait(call, 0.03)
+                    nested -= 1
             return happened
 
         cast(Any, driver._crew).wait = wait_and_be_struck

@@ -979,6 +979,7 @@ def _abandon_for_good(driver: Driver) -> None:
             driver.abandon()
         finally:
             if not driver._all_ended:
-                driver._crew.close()
+                driver._closed = True
+                driver._end_crew()
     finally:
         driver._logs.join(_END_SECONDS)

@@ -210,7 +210,7 @@ class Callbacks:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        #: Whether a Ctrl-C has ended the wait for them: nor is the program's end to wait for them.
+        #: Whether the wait for them was ended by a Ctrl-C, or to leave the program: nor does its end wait.
         self.given_up: bool = False
 
     def post(self, future: Future[Any]) -> None:
@@ -275,6 +275,6 @@ class Callbacks:
         if thread is not None and thread is not threading.current_thread():
             try:
                 thread.join()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 self.given_up = True
                 raise
