@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 import tasks
+from waits import until
 
 import parallelkit
 from parallelkit.driver import Call, Driver
@@ -30,11 +31,6 @@ class InputError(Exception):
     pass
 
 
-def _until(reached: Any) -> None:
-    while not reached():
-        time.sleep(0.0005)
-
-
 @pytest.mark.parametrize("ending", ["raise", "stop"])
 def test_an_input_that_ends_while_the_caller_drives(engine: Options, ending: str) -> None:
     settings = call_settings()
@@ -44,7 +40,7 @@ def test_an_input_that_ends_while_the_caller_drives(engine: Options, ending: str
 
     def late_end() -> Iterator[int]:
         yield 3
-        _until(lambda: not stream.results and driver._driving == main)
+        until(lambda: not stream.results and driver._driving == main)
         if ending == "raise":
             raise InputError("disk")
 
@@ -80,10 +76,10 @@ def test_a_shutdown_while_another_thread_drives(engine: Options) -> None:
     ]
     for thread in threads:
         thread.start()
-    _until(lambda: driver._driving == threads[1].ident and stream.results)
+    until(lambda: driver._driving == threads[1].ident and stream.results)
     ender = threading.Thread(target=driver.shut_down)
     ender.start()
-    _until(lambda: driver._enders == 1 or not ender.is_alive())
+    until(lambda: driver._enders == 1 or not ender.is_alive())
     finish.set()
     for thread in (*threads, ender):
         thread.join(30)
@@ -100,7 +96,7 @@ def test_an_item_is_worked_on_while_the_next_is_awaited(engine: Options) -> None
         number = 0
         while number < 6:
             yield number
-            _until(lambda: len(results) > number)  # noqa: B023 - called here and now
+            until(lambda: len(results) > number)  # noqa: B023 - called here and now
             number += 1
 
     for result in parallelkit.pool_imap(tasks.square, feedback(), **engine):
@@ -109,7 +105,7 @@ def test_an_item_is_worked_on_while_the_next_is_awaited(engine: Options) -> None
 
 
 def wait_for(path: str) -> str:
-    _until(lambda: os.path.exists(path))
+    until(lambda: os.path.exists(path))
     return path
 
 
@@ -118,7 +114,7 @@ def test_who_has_taken_a_result_is_not_one_to_whom_the_driving_is_passed(tmp_pat
 
     def late() -> Iterator[int]:  # so that the caller sleeps first, and is the first to wake up
         for number in itertools.count():
-            _until(lambda: driver._waiting or over)
+            until(lambda: driver._waiting or over)
             yield number
 
     over: list[bool] = []
@@ -126,7 +122,7 @@ def test_who_has_taken_a_result_is_not_one_to_whom_the_driving_is_passed(tmp_pat
         driver = pool._driver
         other = threading.Thread(target=pool.apply, args=(wait_for, (str(tmp_path / "over"),)))
         other.start()
-        _until(lambda: driver._driving == other.ident)
+        until(lambda: driver._driving == other.ident)
         with pool.imap(tasks.square, late(), buffersize=1) as stream:
             for number in range(200):
                 assert next(stream) == number * number
@@ -168,7 +164,8 @@ def test_who_drives_is_woken_though_there_is_no_worker_to_be_waited_for(end: str
         driver, crew = pool._driver, cast(ProcessCrew, pool._driver._crew)
         service = driver._service
         assert service is not None
-        _until(lambda driver=driver, service=service: driver._driving == service.ident)
+        ident = service.ident
+        until(lambda: driver._driving == ident)  # noqa: B023 - called here and now
         members, crew._members = crew._members, {}
         if end == "torn":
             with pytest.raises(ZeroDivisionError), driver._lock:
@@ -192,7 +189,7 @@ def test_the_service_ends_with_a_pool_that_is_abandoned_while_it_sleeps(held: bo
     driver = pool._driver
     service = driver._service
     assert service is not None
-    _until(lambda: driver._service_sleeps)
+    until(lambda: driver._service_sleeps)
     if held:  # then it is told when the pool is ended
         taken, over = threading.Event(), threading.Event()
 

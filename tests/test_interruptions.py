@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,29 +20,17 @@ from typing import Any, cast
 import psutil
 import pytest
 import tasks
+from waits import Struck, ended, until
 
 import parallelkit
-from parallelkit import driver, shielding, termination
+from parallelkit import driver as driving
+from parallelkit import shielding, termination
 from parallelkit.engines import Style
 from parallelkit.engines.processes.crew import ProcessCrew
 from parallelkit.gathering import Gathering
 from parallelkit.logs import Forwarding
 
 Options = dict[str, Any]
-
-
-class Struck(Exception):
-    pass
-
-
-def _until(reached: Callable[[], object]) -> None:
-    while not reached():
-        time.sleep(0.0005)
-
-
-def _ended(thread: threading.Thread) -> bool:
-    thread.join(20)
-    return not thread.is_alive()
 
 
 @pytest.mark.parametrize("handler", ["raises", "waits"])
@@ -96,7 +83,7 @@ def test_who_is_struck_in_a_shutdown_leaves_the_driving_to_another(engine: Optio
         driver._driving = -1  # somebody else
     sleeper = threading.Thread(target=lambda: answers.append(result.get()))
     sleeper.start()
-    _until(lambda: driver._waiting)
+    until(lambda: driver._waiting)
     with driver._lock:
         driver._driving = None
     wait, main = driver._crew.wait, threading.get_ident()
@@ -111,7 +98,7 @@ def test_who_is_struck_in_a_shutdown_leaves_the_driving_to_another(engine: Optio
         driver.shut_down()
     cast(Any, driver._crew).wait = wait
     (tmp_path / "go").touch()
-    assert _ended(sleeper)
+    assert ended(sleeper)
     assert answers == [None]
     pool.terminate()
 
@@ -122,7 +109,7 @@ def test_an_end_is_the_end_of_each_call(end: str) -> None:
     executor = parallelkit.ProcessPoolExecutor(1, start_method="fork")
     future = executor.submit(tasks.sleep, 3600)
     driver = executor._driver
-    _until(lambda: driver._service_sleeps or driver._driving)
+    until(lambda: driver._service_sleeps or driver._driving)
     drive_until = driver._drive_until
 
     def strike(*arguments: Any) -> bool:
@@ -159,7 +146,7 @@ def test_who_sleeps_is_told_of_an_end_that_is_struck_once_more(monkeypatch: pyte
         driver._driving = -1  # somebody else
     sleeper = threading.Thread(target=wait)
     sleeper.start()
-    _until(lambda: driver._waiting)
+    until(lambda: driver._waiting)
     close = ProcessCrew.close
 
     def close_and_ring(crew: ProcessCrew) -> None:
@@ -172,7 +159,7 @@ def test_who_sleeps_is_told_of_an_end_that_is_struck_once_more(monkeypatch: pyte
         patched.setattr(ProcessCrew, "close", close_and_ring)
         with pytest.raises(KeyboardInterrupt):
             driver.abandon()
-    assert _ended(sleeper)
+    assert ended(sleeper)
     assert len(errors) == 1
     pool.terminate()
 
@@ -248,19 +235,18 @@ def test_a_pool_that_cannot_be_ended_keeps_no_other_from_its_end(
         raise Struck
 
     cast(Any, crew).close = strike
-    monkeypatch.setattr(driver, "_live", [pool._driver for pool in pools][::order])
+    monkeypatch.setattr(driving, "_live", [pool._driver for pool in pools][::order])
     with pytest.raises(Struck):
-        driver._abandon_all()
+        driving._abandon_all()
     assert [psutil.pid_exists(pid) for pid in pids] == [True, False]
     cast(Any, crew).close = close
-    driver._abandon_all()
+    driving._abandon_all()
     assert [psutil.pid_exists(pid) for pid in pids] == [False, False]
     for pool in pools:
         pool.terminate()
 
 
 ENDS = """
-import sys
 import tasks
 import parallelkit
 from parallelkit.engines.processes.crew import ProcessCrew

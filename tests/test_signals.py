@@ -20,6 +20,7 @@ from typing import Any, cast
 import psutil
 import pytest
 import tasks
+from waits import Struck, ended
 
 import parallelkit
 from parallelkit import futures, shielding, termination
@@ -239,10 +240,6 @@ def test_what_has_changed_nothing_does_not_tear() -> None:
     assert seen == [error]
 
 
-class Struck(Exception):
-    pass
-
-
 def _strike_once(monkeypatch: pytest.MonkeyPatch, name: str, when: str) -> list[threading.Thread]:
     """Whoever starts a thread of this name is struck; who it was is in the list."""
     start = threading.Thread.start
@@ -260,12 +257,6 @@ def _strike_once(monkeypatch: pytest.MonkeyPatch, name: str, when: str) -> list[
     return struck
 
 
-def _ended(thread: threading.Thread) -> bool:
-    if thread.ident is not None:  # it has begun
-        thread.join(20)
-    return not thread.is_alive()
-
-
 @pytest.mark.parametrize("when", ["before", "behind"])
 @pytest.mark.parametrize("name", ["parallelkit-service", "parallelkit-feeder"])
 def test_a_thread_whose_start_is_struck_costs_no_pool(
@@ -276,7 +267,7 @@ def test_a_thread_whose_start_is_struck_costs_no_pool(
         struck = _strike_once(monkeypatch, name, when)
         with pytest.raises(Struck):
             pool.imap(tasks.square, iter(range(5000)))
-        assert _ended(struck[0])
+        assert ended(struck[0])
         assert struck[0] not in pool._driver._feeders
         assert list(pool.imap(tasks.square, iter(range(50)))) == [x * x for x in range(50)]
         assert pool.map_async(tasks.square, range(50)).get(20) == [x * x for x in range(50)]
@@ -293,7 +284,7 @@ def test_a_call_that_is_struck_does_not_run(
         struck = _strike_once(monkeypatch, "parallelkit-service", when)
         with pytest.raises(Struck):
             getattr(pool, function)(counting.run, items)
-        assert _ended(struck[0])
+        assert ended(struck[0])
         assert pool._driver.calls == []
         getattr(pool, function)(counting.run, items).get(20)
     assert counting.runs() == {"1": 1}
@@ -435,7 +426,7 @@ def test_a_block_that_is_interrupted_waits_for_no_callback(monkeypatch: pytest.M
         monkeypatch.setattr(executor, "shutdown", interrupt)
     thread = executor._callbacks._thread
     goes_on.set()
-    assert thread is None or _ended(thread)
+    assert thread is None or ended(thread)
     assert called == [1, 2]
 
 
@@ -541,7 +532,7 @@ def test_an_end_that_is_struck_is_one_all_the_same(monkeypatch: pytest.MonkeyPat
         patched.setattr(termination, "wait_for_all", strike)
         with pytest.raises(Struck):
             pool.terminate()
-    assert _ended(service)
+    assert ended(service)
 
 
 @pytest.mark.parametrize("when", ["before", "behind"])
@@ -554,7 +545,7 @@ def test_callbacks_come_though_the_start_of_their_thread_is_struck(
     future: Any = types.SimpleNamespace(_call_back=lambda: called.append(1))
     with pytest.raises(Struck):
         callbacks.post(future)
-    assert _ended(struck[0])
+    assert ended(struck[0])
     callbacks.close()
     assert called == [1]
 
@@ -579,7 +570,7 @@ def test_a_callback_may_come_while_the_thread_for_them_is_started(monkeypatch: p
     callbacks.post(first)
     callbacks.close()
     assert called == [0, 1, 2]
-    assert all(_ended(each) for each in threading.enumerate() if each.name == "parallelkit-callbacks")
+    assert all(ended(each) for each in threading.enumerate() if each.name == "parallelkit-callbacks")
 
 
 def test_no_thread_is_started_to_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,7 +593,7 @@ def test_a_courier_whose_start_is_struck(when: str, monkeypatch: pytest.MonkeyPa
     courier.close(wait=True)
     assert len(by) == 5
     assert struck[0] not in by  # or two would be at it
-    assert _ended(struck[0])
+    assert ended(struck[0])
 
 
 @pytest.mark.parametrize("when", ["before", "behind"])
@@ -611,7 +602,7 @@ def test_a_listener_for_logs_whose_start_is_struck(when: str, monkeypatch: pytes
     with parallelkit.ProcessPoolExecutor(1, start_method="spawn") as executor:
         with pytest.raises(Struck):
             executor.submit(tasks.square, 2)
-        assert _ended(struck[0])
+        assert ended(struck[0])
         assert executor.submit(tasks.square, 3).result(20) == 9
 
 
@@ -629,7 +620,7 @@ def test_a_service_thread_that_cannot_be_replaced_ends_the_pool(monkeypatch: pyt
                 ctypes.c_ulong(service.ident), ctypes.py_object(SystemExit)
             )
             driver._service_news.notify_all()
-        assert _ended(service)
+        assert ended(service)
         assert len(struck) == 1
         with pytest.raises(parallelkit.ClosedError):
             pool.map(tasks.square, [3])
